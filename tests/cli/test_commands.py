@@ -1,0 +1,166 @@
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+import watchword
+from tests import folders
+from tests.media.clips import write
+from watchword.cli import commands, demo, shell
+from watchword.pipeline import opening
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("media") / "clip.mp4", frames=12)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return folders.video_llava(tmp_path_factory.mktemp("llava"))
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command line."""
+    with pytest.raises(SystemExit) as left:
+        commands.main([str(one) for one in arguments])
+    out = capsys.readouterr()
+    return int(left.value.code or 0), out.out, out.err
+
+
+def test_ask_prints_the_answer_alone_and_all_else_on_standard_error(capsys, clip, checkpoint):
+    code, out, err = run(capsys, "ask", clip, "What happens?", "--model", checkpoint, "--max-tokens", 4)
+    answer = watchword.load(checkpoint).ask(clip, "What happens?", max_tokens=4)
+    assert (code, out) == (0, answer.text + "\n")
+    assert f"watchword: {checkpoint} answers (video_llava, float32 on " in err
+    assert "note: cut off after 4 tokens; --max-new-tokens allows more" in err
+
+
+def test_ask_prints_json_with_all_there_is_to_know(capsys, clip, checkpoint):
+    options = [
+        "--frames",
+        3,
+        "--max-tokens",
+        4,
+        "--temperature",
+        2,
+        "--top-p",
+        0.9,
+        "--seed",
+        3,
+        "--dtype",
+        "bfloat16",
+    ]
+    code, out, err = run(
+        capsys, "ask", clip, "What?", "--model", checkpoint, "--json", "--device", "cpu", *options
+    )
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["frames"] == [0, 4, 8]
+    assert answer["times"] == pytest.approx([0, 4 / 24, 8 / 24])
+    chosen = {name: answer["options"][name] for name in ("temperature", "top_p", "seed", "do_sample")}
+    assert chosen == {"temperature": 2, "top_p": 0.9, "seed": 3, "do_sample": True}
+    assert answer["tokens"]["visual"] == 15
+    assert "bfloat16 on cpu" in err
+
+
+def test_ask_searches_with_beams(capsys, clip, checkpoint):
+    _, out, _ = run(capsys, "ask", clip, "What?", "--model", checkpoint, "--beams", 3, "--max-tokens", 5)
+    assert out.strip() == watchword.load(checkpoint).ask(clip, "What?", beams=3, max_tokens=5).text
+
+
+def test_ask_passes_on_notes(capsys, clip, checkpoint):
+    _, _, err = run(capsys, "ask", clip, "What?", "--model", checkpoint, "--frames", 50, "--max-tokens", 1)
+    assert "watchword: note: the clip has 12 frames, 50 were asked for; all are used" in err
+
+
+def test_ask_without_a_model_says_what_the_embedded_one_knows(capsys, clip, checkpoint, monkeypatch):
+    monkeypatch.setattr(opening, "EMBEDDED", checkpoint)
+    code, _, err = run(capsys, "ask", clip, "What?", "--max-tokens", 1)
+    assert code == 0
+    assert "the embedded model answers; it knows moving shapes only." in err
+    assert "--model LanguageBind/Video-LLaVA-7B-hf" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["ask", "gone.mp4", "What?"], 3, "watchword: MediaError: gone.mp4: no such file"),
+        (["ask", "CLIP", "What?", "--model", "no-such-folder"], 4, "CheckpointError: no-such-folder: no"),
+        (["ask", "CLIP", "What?", "--model", "MODEL", "--dtype", "int3"], 4, "ConfigError: dtype 'int3'"),
+        (["ask", "CLIP", " ", "--model", "MODEL"], 5, "watchword: RequestError: ask: the question is ' '"),
+        (["ask", "CLIP", "What? " * 200, "--model", "MODEL"], 6, "CapacityError: ask: the prompt has "),
+        (["ask", "CLIP"], 2, "Missing argument"),
+        (["ask", "CLIP", "What?", "--beams", "0"], 2, "--beams"),
+        (["ask", "CLIP", "What?", "--frame", "3"], 2, "--frame"),
+        (["answer"], 2, "No such command"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line_and_an_exit_code(capsys, clip, checkpoint, arguments, code, message):
+    names = {"CLIP": clip, "MODEL": checkpoint}
+    found, out, err = run(capsys, *(names.get(one, one) for one in arguments))
+    assert (found, out) == (code, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_every_error_has_an_exit_code_that_help_names(capsys):
+    for kind in watchword.errors.WatchwordError.__subclasses__():
+        assert shell.EXITS[kind] in range(3, 7)
+    _, out, _ = run(capsys, "ask", "--help")
+    assert "130 interrupted" in " ".join(out.split())
+
+
+def test_interrupting_leaves_with_130(capsys, clip, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("watchword.pipeline.load", interrupted)
+    code, out, err = run(capsys, "ask", clip, "What?")
+    assert (code, out, err) == (130, "", "watchword: interrupted\n")
+
+
+def test_bar_is_drawn_on_terminals_only(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    with shell.bar("loading") as progress:
+        assert progress is None
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with shell.bar("loading") as progress:
+        progress(1, 2)
+    assert capsys.readouterr().out == ""
+
+
+def test_demo_asks_about_every_clip(capsys, clip, checkpoint, monkeypatch, tmp_path):
+    monkeypatch.setattr(opening, "EMBEDDED", checkpoint)
+    monkeypatch.setattr(demo, "CLIPS", tmp_path)
+    (tmp_path / "a.mp4").write_bytes(clip.read_bytes())
+    (tmp_path / "clips.json").write_text(
+        json.dumps({"a.mp4": {"What happens?": "Nothing.", "How many?": "One."}})
+    )
+    code, out, err = run(capsys, "demo")
+    assert code == 0
+    assert re.search(r"a\.mp4: What happens\?\n  .*   \(wrong; it is: Nothing\.\)\n", out)
+    assert "a.mp4: How many?\n" in out
+    assert "frames 0, 1, 3, 4, 6, 7, 9, 10 at 0.00, 0.04, 0.12, 0.17, 0.25, 0.29, 0.38, 0.42 s; " in out
+    assert "the embedded model answers" in err
+
+
+def test_version_is_printed(capsys):
+    assert run(capsys, "--version")[:2] == (0, f"watchword {watchword.__version__}\n")
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    check = (
+        "import sys; sys.argv = ['watchword', '--help']\n"
+        "from watchword.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'numpy', 'av', 'PIL', 'huggingface_hub') if name in sys.modules])"
+    )
+    began = time.perf_counter()
+    out = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
+    assert time.perf_counter() - began < 5  # half a second on an idle machine
+    assert out.endswith("[]\n")
+    assert "ask" in out

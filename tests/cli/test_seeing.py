@@ -1,0 +1,152 @@
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+import watchword
+from tests import folders
+from tests.cli.test_commands import run
+from tests.media.clips import write
+from watchword.media import at, between, every, read_frames, scenes, uniform
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("media") / "clip.mp4", frames=48)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return folders.video_llava(tmp_path_factory.mktemp("llava"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "pick"),
+    [
+        ([], uniform(8)),
+        (["--frames", 5], uniform(5)),
+        (["--from", "0:01", "--frames", 3], between(1, None, 3)),
+        (["--from", "500ms", "--to", "1.5s"], between(0.5, 1.5, 8)),
+        (["--at", "1.5s,0.25"], at([1.5, 0.25])),
+        (["--every", "0.5s"], every(0.5)),
+        (["--every", "0.5s", "--from", "1"], every(0.5, start=1)),
+        (["--scenes", "--frames", 2], scenes(2)),
+    ],
+)
+def test_frames_shows_the_frames_that_the_flags_choose(capsys, clip, tmp_path, flags, pick):
+    code, out, err = run(capsys, "frames", clip, "-o", tmp_path / "sheet.png", "--json", *flags)
+    expected = read_frames(clip, pick)
+    assert code == 0
+    found = json.loads(out)
+    assert found["frames"] == list(expected.indices)
+    assert found["times"] == pytest.approx(expected.times)
+    assert found["total_frames"] == 48
+    assert f"sheet.png: frames {', '.join(str(index) for index in expected.indices)} at " in err
+
+
+def test_frames_writes_a_picture_of_the_size_asked_for(capsys, clip, tmp_path):
+    code, out, _ = run(
+        capsys, "frames", clip, "--output", tmp_path / "a.jpg", "--frames", 6, "--columns", 2, "--tile", 200
+    )
+    assert (code, out) == (0, "")
+    with Image.open(tmp_path / "a.jpg") as picture:
+        assert picture.format == "JPEG"
+        assert picture.width == 2 * 28 + 2 * 200 + 10
+        assert picture.height > 3 * 150
+
+
+def test_frames_passes_on_notes_and_needs_no_model(capsys, tmp_path):
+    short = write(tmp_path / "short.mp4", frames=3)
+    code, _, err = run(capsys, "frames", short, "-o", tmp_path / "a.png")
+    assert code == 0
+    assert "watchword: note: the clip has 3 frames, 8 were asked for; all are used" in err
+
+
+def test_explain_prints_the_answer_and_draws_where_it_came_from(capsys, clip, checkpoint, tmp_path):
+    code, out, err = run(
+        capsys,
+        "explain",
+        clip,
+        "What happens?",
+        "-o",
+        tmp_path / "why.png",
+        "--model",
+        checkpoint,
+        "--words",
+        2,
+    )
+    assert (code, out) == (0, watchword.load(checkpoint).ask(clip, "What happens?").text + "\n")
+    assert "why.png: where it looked for " in err
+    with Image.open(tmp_path / "why.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_explain_prints_the_attention_as_json(capsys, clip, checkpoint, tmp_path):
+    flags = ["--at", "0.5s,1s", "--json", "--dtype", "float32", "--device", "cpu"]
+    code, out, _ = run(
+        capsys, "explain", clip, "What happens?", "-o", tmp_path / "why.png", "--model", checkpoint, *flags
+    )
+    found = json.loads(out)
+    assert code == 0
+    assert found["frames"] == [12, 24]
+    assert found["shape"] == ["words", "frames", "rows", "columns"]
+    assert len(found["attention"]) == len(found["words"])
+    assert all(len(word) == 2 and len(word[0]) == len(word[0][0]) == 2 for word in found["attention"])
+
+
+def test_ask_looks_at_the_frames_that_the_flags_choose(capsys, clip, checkpoint):
+    for flags, pick in ([["--from", "1s"], between(1, None, 8)], [["--at", "1.5s,0.25"], at([1.5, 0.25])]):
+        _, out, _ = run(
+            capsys, "ask", clip, "What?", "--model", checkpoint, "--json", "--max-tokens", 1, *flags
+        )
+        assert json.loads(out)["frames"] == list(read_frames(clip, pick).indices)
+
+
+def test_ask_and_explain_read_standard_input_once(capsys, clip, checkpoint, tmp_path, monkeypatch):
+    for command in (["ask"], ["explain", "-o", tmp_path / "why.png"]):
+        with clip.open("rb") as file:
+            monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=file))
+            code, _, err = run(
+                capsys, command[0], "-", "What?", "--model", checkpoint, "--max-tokens", 1, *command[1:]
+            )
+        assert (code, "MediaError" in err) == (0, False), err
+
+
+def test_ask_refuses_flags_that_contradict_before_it_loads_a_model(capsys, clip):
+    code, _, err = run(capsys, "ask", clip, "What?", "--model", "no-such", "--at", "1s", "--frames", 2)
+    assert code == 5
+    assert "--at together with --frames" in err
+
+
+@pytest.mark.parametrize("command", [["frames", "CLIP"], ["explain", "CLIP", "What?", "--model", "MODEL"]])
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (
+            ["--from", "1:30", "--to", "0:10", "-o", "PNG"],
+            5,
+            "--from 1:30 --to 0:10: the part ends before it",
+        ),
+        (["--from", "0:30", "-o", "PNG"], 3, "a part from 30 s, but the clip ends at 2 s"),
+        (["--at", "1s,99s", "-o", "PNG"], 3, "no frame at 99 s, the clip ends at 2 s"),
+        (["--at", "soon", "-o", "PNG"], 5, "--at: 'soon' is no time"),
+        (["--every", "0", "-o", "PNG"], 5, "every: one frame or part each 0.0 s; give seconds above 0"),
+        (["--every", "-2s", "-o", "PNG"], 5, "--every: '-2s' is no time"),
+        (["--every", "2s", "--scenes", "-o", "PNG"], 5, "--every together with --scenes"),
+        (["--frames", "0", "-o", "PNG"], 2, "--frames"),
+        (["-o", "sheet.txt"], 5, "sheet.txt: ends in '.txt', expected a picture's name: .png, "),
+        (["-o", "no/such/folder/sheet.png"], 3, "no/such/folder/sheet.png: cannot be written (No such file"),
+        ([], 2, "Missing option '--output'"),
+    ],
+)
+def test_flags_that_make_no_sense_are_one_line_and_an_exit_code(
+    capsys, clip, checkpoint, tmp_path, command, flags, code, message
+):
+    names = {"CLIP": clip, "MODEL": checkpoint, "PNG": tmp_path / "sheet.png"}
+    found, out, err = run(capsys, *(names.get(one, one) for one in [*command, *flags]))
+    assert (found, out) == (code, "")
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+    assert not (tmp_path / "sheet.png").exists()

@@ -1,0 +1,40 @@
+import numpy as np
+import torch
+
+from watchword.train.dense import CELLS, SPREAD, lesson
+from watchword.train.shapes import ACTIONS, frame_times, render, sample
+
+SCENES = sample(np.random.default_rng(5), 60)
+TIMES = np.repeat(frame_times(24, 8)[None], len(SCENES), axis=0)
+COVERED = render(SCENES, TIMES, 56)[1]
+LESSON = lesson(SCENES, TIMES, COVERED, 4)
+
+
+def test_lesson_describes_the_object_at_the_patch_of_its_centre():
+    state = SCENES.state(TIMES)
+    for row, count in enumerate(SCENES.count):
+        for place in range(count):
+            x, y, r = state[row, 3, place]
+            patch = int(y * 4) * 4 + int(x * 4)
+            assert LESSON.seen[row, 3, patch]
+            others = np.delete(state[row, 3, :count], place, axis=0)
+            if (np.hypot(others[:, 0] - x, others[:, 1] - y) > 0.4).all():  # the patch is not shared
+                assert LESSON.colour[row, 3, patch] == SCENES.colour[row, place]
+                assert LESSON.shape[row, 3, patch] == SCENES.shape[row, place]
+                assert LESSON.action[row, 3, patch] == SCENES.action[row, place]
+                expected = torch.tensor([(x - 0.5) / SPREAD, (y - 0.5) / SPREAD, (r - 0.15) / 0.05])
+                assert torch.allclose(LESSON.place[row, 3, patch].double(), expected.double(), atol=1e-4)
+
+
+def test_lesson_names_actions_only_where_they_show():
+    assert not (LESSON.telling & ~LESSON.seen).any()
+    still = LESSON.action == ACTIONS.index("still")
+    assert not LESSON.telling[:, 0].any()  # nothing has happened in the first frame
+    assert (LESSON.telling[:, -1] == LESSON.seen[:, -1])[~still[:, -1]].all()
+
+
+def test_outline_adds_up_to_what_is_covered():
+    assert LESSON.outline.shape[-1] == CELLS**2
+    assert torch.allclose(LESSON.outline.mean(dim=(2, 3)), COVERED.mean(dim=(2, 3)), atol=1e-5)
+    top_left = COVERED[:, :, :14, :14].mean(dim=(2, 3))
+    assert torch.allclose(LESSON.outline[:, :, 0].mean(dim=2), top_left, atol=1e-5)

@@ -1,0 +1,59 @@
+"""What commands that answer share: the flags of `Options`, and an answer that appears as it comes."""
+
+from typing import Annotated, Any
+
+import typer
+
+from watchword.cli.shell import say
+
+Most = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", "--max-tokens", min=1, help="The longest answer, in tokens; 128."),
+]
+Least = Annotated[int | None, typer.Option("--min-new-tokens", min=0, help="The shortest, in tokens.")]
+Temperature = Annotated[float | None, typer.Option(min=0, help="Above 0 draws at random.")]
+TopK = Annotated[int | None, typer.Option(min=0, help="Draw only from so many of the likeliest.")]
+TopP = Annotated[float | None, typer.Option(min=0, max=1, help="Draw only from this share.")]
+MinP = Annotated[float | None, typer.Option(min=0, max=1, help="Draw only what is as likely as this.")]
+Repetition = Annotated[float | None, typer.Option(help="Above 1 makes repeated tokens less likely.")]
+Ngram = Annotated[int | None, typer.Option(min=0, help="So many tokens never come in the same order again.")]
+Beams = Annotated[
+    int,
+    typer.Option("--num-beams", "--beams", min=1, help="More than one searches for the likeliest answer."),
+]
+Length = Annotated[float | None, typer.Option(help="For beams: above 0 favours longer answers.")]
+Early = Annotated[bool | None, typer.Option(help="For beams: whether the first ones to end are enough.")]
+Answers = Annotated[int, typer.Option("--n", min=1, help="So many answers, drawn or from beams.")]
+Stop = Annotated[list[str] | None, typer.Option(help="The answer ends before this; may be repeated.")]
+Seed = Annotated[int | None, typer.Option(help="Makes drawing repeatable.")]
+Choice = Annotated[list[str] | None, typer.Option("--choice", help="The answer is this or another choice.")]
+Logprobs = Annotated[int | None, typer.Option(min=0, help="Log-probabilities, with --json.")]
+
+
+def options_of(**given: Any) -> Any:
+    """Flags as `Options`; what was not given is left out."""
+    from watchword.pipeline import Options
+
+    return Options(**{name: value for name, value in given.items() if value is not None})
+
+
+def print_stream(stream: Any) -> Any:
+    """Print an answer piece by piece; Ctrl-C ends the answer, which is then None, and nothing else."""
+    try:
+        with stream:
+            for piece in stream:
+                typer.echo(piece, nl=False)
+    except KeyboardInterrupt:
+        typer.echo("")
+        say("stopped")
+        return None
+    typer.echo("")
+    return stream.answer
+
+
+def tell_notes(answer: Any) -> None:
+    """What a user should know about an answer, on standard error."""
+    for note in answer.notes:
+        say(f"note: {note}")
+    if not answer.ended:
+        say(f"note: cut off after {answer.tokens['answer']} tokens; --max-new-tokens allows more")

@@ -1,0 +1,78 @@
+"""`watchword ask`: one question about one picture or clip."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from watchword.cli import answering, choosing
+from watchword.cli.shell import bar, guarded, introduce
+
+
+def ask(
+    media: Annotated[str, typer.Argument(help="A picture, a video, or a folder of numbered pictures.")],
+    question: Annotated[str, typer.Argument(help='For example "What happens?"')],
+    model: Annotated[
+        str | None,
+        typer.Option(help="A checkpoint folder or hub id; else the embedded model: moving shapes only."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto (cuda, else mps, else cpu), or one of them.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
+    frames: choosing.Frames = None,
+    start: choosing.From = None,
+    end: choosing.To = None,
+    at: choosing.At = None,
+    every: choosing.Every = None,
+    scenes: choosing.Scenes = False,
+    max_new_tokens: answering.Most = None,
+    min_new_tokens: answering.Least = None,
+    temperature: answering.Temperature = None,
+    top_k: answering.TopK = None,
+    top_p: answering.TopP = None,
+    min_p: answering.MinP = None,
+    repetition_penalty: answering.Repetition = None,
+    no_repeat_ngram_size: answering.Ngram = None,
+    num_beams: answering.Beams = 1,
+    length_penalty: answering.Length = None,
+    early_stopping: answering.Early = None,
+    n: answering.Answers = 1,
+    stop: answering.Stop = None,
+    seed: answering.Seed = None,
+    choice: answering.Choice = None,
+    logprobs: answering.Logprobs = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all there is to know, as JSON.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask the network for a model.")] = False,
+) -> None:
+    """Ask about a picture or a video. The answer goes to standard output, all else to standard error.
+
+    On a terminal it appears word by word.
+    """
+    with guarded():
+        from watchword.media.flags import from_flags
+
+        flags = {"start": start, "end": end, "at_times": at, "every_time": every, "by_scenes": scenes}
+        from_flags(frames, **flags)  # what is wrong with the request shows before a large model is read
+        options = answering.options_of(
+            max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, temperature=temperature,
+            top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size, num_beams=num_beams, length_penalty=length_penalty,
+            early_stopping=early_stopping, n=n, stop=stop, seed=seed, choices=choice, logprobs=logprobs,
+        )  # fmt: skip
+        choosing.check_media(media)
+        from watchword.pipeline import load
+
+        with bar("loading") as progress:
+            pipeline = load(model, device=device, dtype=dtype, progress=progress, local_files_only=offline)
+        introduce(pipeline)
+        pick = from_flags(frames, **flags, default=pipeline.family.frames)
+        if sys.stdout.isatty() and not as_json and n == 1:
+            answer = answering.print_stream(pipeline.stream(media, question, frames=pick, options=options))
+            if answer is None:
+                raise KeyboardInterrupt
+            answering.tell_notes(answer)
+            return
+        answer = pipeline.ask(media, question, frames=pick, options=options)
+        answering.tell_notes(answer)
+        text = "\n".join(answer.texts)
+        typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2) if as_json else text)

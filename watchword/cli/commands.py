@@ -1,0 +1,50 @@
+"""The command line as a whole: which commands there are."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import watchword
+from watchword.cli.ask import ask
+from watchword.cli.chat import chat
+from watchword.cli.demo import demo
+from watchword.cli.explain import explain
+from watchword.cli.frames import frames
+from watchword.cli.rank import rank
+from watchword.cli.shell import CODES
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line and leave with its exit code."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        epilog=CODES,
+        rich_markup_mode="rich",
+    )
+    app.callback()(top)
+    app.command(epilog=CODES)(ask)
+    app.command(epilog=CODES)(chat)
+    app.command(epilog=CODES)(rank)
+    app.command(epilog=CODES)(explain)
+    app.command(epilog=CODES)(frames)
+    app.command(epilog=CODES)(demo)
+    app(arguments, prog_name="watchword")
+
+
+def show_version(wanted: bool | None) -> None:
+    """Print the version and leave."""
+    if wanted:
+        typer.echo(f"watchword {watchword.__version__}")
+        raise typer.Exit
+
+
+def top(
+    version: Annotated[
+        bool | None,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Print the version."),
+    ] = None,
+) -> None:
+    """Ask questions about pictures and videos, on your own machine."""

@@ -1,0 +1,71 @@
+"""What all commands share: exit codes, messages on standard error, the bar while weights are read."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from watchword import errors
+
+EXITS: dict[type[errors.WatchwordError], int] = {
+    errors.MediaError: 3,
+    errors.CheckpointError: 4,
+    errors.ConfigError: 4,
+    errors.MissingExtra: 4,
+    errors.RequestError: 5,
+    errors.CapacityError: 6,
+}
+INTERRUPTED = 130
+CODES = (
+    "Exit codes: 0 answered, 2 wrong usage, 3 picture or video, 4 checkpoint or config, 5 request, "
+    "6 too much for the model or memory, 130 interrupted."
+)
+
+REAL_MODEL = "LanguageBind/Video-LLaVA-7B-hf"
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Errors raised on purpose become one line on standard error and an exit code."""
+    try:
+        yield
+    except errors.WatchwordError as error:
+        say(f"{type(error).__name__}: {error}")
+        code = next(code for kind, code in EXITS.items() if isinstance(error, kind))
+        raise typer.Exit(code) from error
+    except KeyboardInterrupt as error:
+        say("interrupted")
+        raise typer.Exit(INTERRUPTED) from error
+
+
+def say(text: str) -> None:
+    """A line on standard error; answers alone go to standard output."""
+    typer.echo(f"watchword: {text}", err=True)
+
+
+def introduce(pipeline: Any) -> None:
+    """Say which model answers and, for the embedded one, what it can not do."""
+    if pipeline.embedded:
+        say(
+            "the embedded model answers; it knows moving shapes only. For a model that knows the world: "
+            f"--model {REAL_MODEL}"
+        )
+    else:
+        kind = str(pipeline.dtype).removeprefix("torch.")
+        say(f"{pipeline.name} answers ({pipeline.model.config.model_type}, {kind} on {pipeline.device})")
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress callback that draws a bar; None where standard error is not a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,370 @@
+"""InstructBLIP and InstructBlipVideo under their documented names: signatures and outputs, never arithmetic.
+
+Both families are `models.instructblip.InstructBlip`: a picture is a clip of one frame. Only this file knows
+that the documents give pictures no frame axis.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from watchword.config import InstructBlipConfig, InstructBlipVideoConfig
+from watchword.errors import RequestError
+from watchword.hf import outputs
+from watchword.hf.generation import GenerationConfig, run_generate
+from watchword.hf.instructblip_parts import traced
+from watchword.hf.language import IGNORED, Asked, causal_loss, run_causal, run_seq2seq
+from watchword.hf.outputs import ModelOutput
+from watchword.hf.pretrained import Pretrained, known_only
+from watchword.models import build
+from watchword.models.instructblip import InstructBlip, Seen
+from watchword.nn.trace import Trace
+from watchword.shapes import Bool, Float, Int, Tensor
+
+
+class InstructBlipBase(InstructBlip, Pretrained):
+    """What the four documented model classes share."""
+
+    base_model_prefix = "blip"
+    head = True
+    output_class = outputs.InstructBlipForConditionalGenerationModelOutput
+
+    def __init__(self, config: InstructBlipConfig | InstructBlipVideoConfig) -> None:
+        super().__init__(config, head=self.head, backend=self.backend_of(config))
+        self.fresh(build.initialise)
+
+    def clips(self, pixel_values: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
+        """Pixels with a frame axis: B T 3 H W, or a list of T 3 H W for clips of several lengths."""
+        if self.medium[0] == "image":
+            if pixel_values.ndim != 4:
+                raise RequestError(
+                    f"pixel_values: shape {tuple(pixel_values.shape)}; expected (batch, 3, height, width): "
+                    "this model "
+                    "takes pictures; for clips use the InstructBlipVideo classes"
+                )
+            return pixel_values[:, None]
+        if isinstance(pixel_values, Tensor) and pixel_values.ndim != 5:
+            raise RequestError(
+                f"pixel_values: shape {tuple(pixel_values.shape)}; "
+                "expected (batch, frames, 3, height, width); "
+                "give a picture one frame with pixel_values[:, None]"
+            )
+        return pixel_values
+
+    def get_encoder(self) -> torch.nn.Module:
+        """The text model's encoder (T5 only)."""
+        return self.language_model.encoder
+
+    def get_decoder(self) -> torch.nn.Module:
+        """The text model's decoder stack."""
+        return (
+            self.language_model.decoder
+            if self.config.text_config.is_encoder_decoder
+            else self.language_model.model
+        )
+
+    def get_placeholder_mask(
+        self, input_ids: Int[Tensor, "B L"] | None, inputs_embeds: Float[Tensor, "B L D"]
+    ) -> Bool[Tensor, "B L D"]:
+        """Where placeholders stand, by id or by embedding, as wide as the embeddings."""
+        return self.marks(input_ids, inputs_embeds)[..., None].expand_as(inputs_embeds)
+
+    def see_documented(
+        self,
+        pixel_values: Tensor | Sequence[Tensor],
+        qformer_input_ids: Tensor | None,
+        qformer_attention_mask: Tensor | None,
+        interpolate: bool,
+        traces: tuple[Trace, Trace] | None = None,
+    ) -> tuple[Seen, ModelOutput, ModelOutput]:
+        """Vision tower and Q-Former, with their documented outputs."""
+        if qformer_input_ids is None:
+            raise RequestError(
+                "qformer_input_ids: missing; the Q-Former reads the instruction too, "
+                "pass what the processor returns"
+            )
+        of_vision, of_qformer = traces or (Trace(), Trace())
+        seen = self.look(
+            self.clips(pixel_values),
+            qformer_input_ids,
+            qformer_attention_mask,
+            interpolate=interpolate,
+            vision_trace=of_vision,
+            qformer_trace=of_qformer,
+        )
+        vision = outputs.BaseModelOutputWithPooling(
+            last_hidden_state=seen.features, pooler_output=seen.pooled, **traced(of_vision)
+        )
+        qformer = outputs.BaseModelOutputWithPoolingAndCrossAttentions(
+            last_hidden_state=seen.states, pooler_output=seen.states[:, 0], **traced(of_qformer, cross=True)
+        )
+        return seen, vision, qformer
+
+    def placed(
+        self,
+        seen: Seen,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+    ) -> tuple[Float[Tensor, "B S D"], Tensor | None]:
+        """The prompt's embeddings with the visual tokens in them, and the mask that goes with it."""
+        if input_ids is None and inputs_embeds is None:
+            raise RequestError(
+                "neither input_ids nor inputs_embeds; give the prompt that the processor returns"
+            )
+        embeds = self.language_model.embed(input_ids) if inputs_embeds is None else inputs_embeds
+        whole = self.place(embeds, input_ids, seen)
+        added = whole.shape[1] - embeds.shape[1]
+        # In a folder from before placeholders the tokens stand in front.
+        if added and attention_mask is not None:
+            attention_mask = torch.nn.functional.pad(attention_mask, (added, 0), value=1)
+        return whole, attention_mask
+
+    def run(
+        self, seen: Seen, input_ids: Tensor | None, inputs_embeds: Tensor | None, asked: Asked, decoder: dict
+    ) -> ModelOutput:
+        """The text model over the prompt with the visual tokens in their places."""
+        embeds, mask = self.placed(seen, input_ids, inputs_embeds, asked.attention_mask)
+        asked = replace(asked, attention_mask=mask)
+        if self.config.text_config.is_encoder_decoder:
+            return run_seq2seq(self.language_model, embeds, asked, **decoder)
+        given = [name for name, value in decoder.items() if value is not None]
+        if given:
+            raise RequestError(
+                f"{given[0]}: given, but the text model {self.config.text_config.model_type} "
+                "is decoder-only; leave it out"
+            )
+        return run_causal(self.language_model, embeds, asked)
+
+    def finished(
+        self,
+        loss: Tensor | None,
+        logits: Tensor | None,
+        vision: ModelOutput,
+        qformer: ModelOutput,
+        language: ModelOutput,
+        return_dict: bool | None,
+    ) -> ModelOutput | tuple:
+        """The documented output object, or its tuple with the parts as tuples."""
+        out = self.output_class(
+            loss=loss,
+            logits=logits,
+            vision_outputs=vision,
+            qformer_outputs=qformer,
+            language_model_outputs=language,
+        )
+        return self.returned(out, return_dict)
+
+
+class Headless(InstructBlipBase):
+    """The base models: text states instead of scores."""
+
+    head = False
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        qformer_input_ids: Tensor,
+        qformer_attention_mask: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> ModelOutput | tuple:
+        """States of all three parts: `vision_outputs`, `qformer_outputs`, `language_model_outputs`.
+
+        Raises:
+            RequestError: placeholders that do not match the media, sizes that do not fit, missing inputs.
+        """
+        known_only(self, kwargs)
+        weights, states = self.wanted(output_attentions, output_hidden_states)
+        seen, vision, qformer = self.see_documented(
+            pixel_values,
+            qformer_input_ids,
+            qformer_attention_mask,
+            interpolate_pos_encoding,
+            (Trace.asked(states, weights), Trace.asked(states, weights)),
+        )
+        asked = Asked(
+            attention_mask, use_cache=use_cache, output_attentions=weights, output_hidden_states=states
+        )
+        decoder = {"decoder_input_ids": decoder_input_ids, "decoder_attention_mask": decoder_attention_mask}
+        language = self.run(seen, input_ids, inputs_embeds, asked, decoder)
+        return self.finished(None, None, vision, qformer, language, return_dict)
+
+
+class Answering(InstructBlipBase):
+    """The models with a head: scores, loss, answers."""
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        qformer_input_ids: Tensor,
+        qformer_attention_mask: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> ModelOutput | tuple:
+        """Scores of the next token at each position, and the loss when labels are given.
+
+        Attention weights and hidden states asked for are those of the language model, as in the reference.
+
+        Args:
+            labels: for a decoder-only text model one label per position, placeholders included (-100 where no
+                loss is wanted); for T5 the answer's ids.
+            **kwargs: `num_items_in_batch`, the divisor of the loss under gradient accumulation.
+
+        Raises:
+            RequestError: placeholders that do not match the media, sizes that do not fit, missing inputs.
+        """
+        items = known_only(self, kwargs, "num_items_in_batch")
+        weights, states = self.wanted(output_attentions, output_hidden_states)
+        seen, vision, qformer = self.see_documented(
+            pixel_values, qformer_input_ids, qformer_attention_mask, interpolate_pos_encoding
+        )
+        asked = Asked(
+            attention_mask, use_cache=use_cache, output_attentions=weights, output_hidden_states=states
+        )
+        decoder = {"decoder_input_ids": decoder_input_ids, "decoder_attention_mask": decoder_attention_mask}
+        if self.config.text_config.is_encoder_decoder:
+            decoder["labels"] = labels
+        language = self.run(seen, input_ids, inputs_embeds, asked, decoder)
+        loss = getattr(language, "loss", None)
+        if labels is not None and loss is None:
+            in_front = language.logits.shape[1] - labels.shape[1] if self.medium[1] is None else 0
+            labels = torch.nn.functional.pad(labels, (in_front, 0), value=IGNORED)
+            loss = causal_loss(language.logits, labels, **items)
+        return self.finished(loss, language.logits, vision, qformer, language, return_dict)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        pixel_values: Tensor,
+        qformer_input_ids: Tensor | None = None,
+        qformer_attention_mask: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **generate_kwargs,
+    ) -> Tensor | ModelOutput:
+        """Answers as ids: prompt and answer for decoder-only text models, decoder ids for T5.
+
+        Settings that are not given come from `text_config`, not from the folder's generation_config.json: so
+        does the reference, whose `generate` is the inner language model's.
+
+        Raises:
+            RequestError: placeholders that do not match the media; a `max_length` not above the prompt's; an
+                option that is not supported, by name.
+        """
+        seen, _, _ = self.see_documented(
+            pixel_values, qformer_input_ids, qformer_attention_mask, interpolate_pos_encoding
+        )
+        if input_ids is None and inputs_embeds is None:
+            input_ids = self.bare_prompt(seen)
+        embeds, attention_mask = self.placed(seen, input_ids, inputs_embeds, attention_mask)
+        text = self.config.text_config
+        # Without placeholders in the prompt its ids do not cover the visual tokens: only new ids come back.
+        shown = None if text.is_encoder_decoder or self.medium[1] is None else input_ids
+        return run_generate(
+            self.language_model,
+            embeds=embeds,
+            attention_mask=attention_mask,
+            input_ids=shown,
+            start_ids=None,
+            defaults=GenerationConfig.from_model_config(text),
+            is_encoder_decoder=text.is_encoder_decoder,
+            max_positions=getattr(text, "max_position_embeddings", None),
+            kwargs=generate_kwargs,
+        )
+
+    def bare_prompt(self, seen: Seen) -> Int[Tensor, "B L"]:
+        """Placeholders and the text model's first token: what a caption starts from."""
+        _, index = self.medium
+        bos = self.config.text_config.bos_token_id
+        counts = {frames * seen.tokens.shape[1] for frames in seen.frames}
+        if bos is None or len(counts) > 1:
+            raise RequestError(
+                "generate: no prompt was given, and none can be made: "
+                + (
+                    "text_config has no bos_token_id"
+                    if bos is None
+                    else f"the clips need {sorted(counts)} placeholders"
+                )
+                + "; give input_ids as the processor returns them"
+            )
+        marks = [] if index is None else [index] * counts.pop()
+        return torch.tensor([[*marks, bos]] * len(seen.frames), device=seen.tokens.device)
+
+
+class InstructBlipModel(Headless):
+    """InstructBLIP without its language-model head."""
+
+    config_class = InstructBlipConfig
+
+
+class InstructBlipForConditionalGeneration(Answering):
+    """InstructBLIP: answers about pictures."""
+
+    config_class = InstructBlipConfig
+
+    def get_image_features(
+        self,
+        pixel_values: Float[Tensor, "B 3 H W"],
+        qformer_input_ids: Int[Tensor, "B L"],
+        qformer_attention_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        return_dict: bool = False,
+    ) -> Float[Tensor, "B Q D"] | tuple:
+        """The visual tokens of each picture; with `return_dict` also the vision and Q-Former outputs."""
+        seen, vision, qformer = self.see_documented(
+            pixel_values, qformer_input_ids, qformer_attention_mask, interpolate_pos_encoding
+        )
+        tokens = seen.rows()
+        return (tokens, vision, qformer) if return_dict else tokens
+
+
+class InstructBlipVideoModel(Headless):
+    """InstructBlipVideo without its language-model head."""
+
+    config_class = InstructBlipVideoConfig
+    output_class = outputs.InstructBlipVideoForConditionalGenerationModelOutput
+
+
+class InstructBlipVideoForConditionalGeneration(Answering):
+    """InstructBlipVideo: answers about clips, four frames each unless the processor is given others."""
+
+    config_class = InstructBlipVideoConfig
+    output_class = outputs.InstructBlipVideoForConditionalGenerationModelOutput
+
+    def get_video_features(
+        self,
+        pixel_values: Float[Tensor, "B T 3 H W"],
+        qformer_input_ids: Int[Tensor, "B L"],
+        qformer_attention_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        return_dict: bool = False,
+    ) -> Float[Tensor, "B M D"] | tuple:
+        """The visual tokens of each clip, frame after frame; with `return_dict` the parts' outputs too."""
+        seen, vision, qformer = self.see_documented(
+            pixel_values, qformer_input_ids, qformer_attention_mask, interpolate_pos_encoding
+        )
+        tokens = seen.rows()
+        return (tokens, vision, qformer) if return_dict else tokens

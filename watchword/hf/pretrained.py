@@ -1,0 +1,337 @@
+"""What every documented model class can do: load, save, report and change itself. All calls into rooms."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from watchword.errors import ConfigError, MissingExtra, RequestError, refuse_unknown
+from watchword.hf.generation import GenerationConfig
+from watchword.hf.outputs import ModelOutput
+from watchword.models import layouts
+from watchword.nn.attention import BACKENDS, import_flash
+from watchword.shapes import Tensor
+from watchword.weights import files, hub, load
+
+logger = logging.getLogger(__name__)
+
+HUB_ARGUMENTS = ("revision", "token", "local_files_only", "cache_dir")
+
+
+class Pretrained:
+    """Mixin over a core family or part. Adds names, never arithmetic.
+
+    A class states its `config_class`; `from_pretrained` and `save_pretrained` use the layout tables of
+    `models.layouts`.
+    """
+
+    config_class: ClassVar[type]
+    base_model_prefix: ClassVar[str] = ""
+    main_input_name: ClassVar[str] = "pixel_values"
+    supports_gradient_checkpointing: ClassVar[bool] = True
+
+    # ---- making --------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *,
+        config: object = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        device_map: object = None,
+        attn_implementation: str | None = None,
+        quantization_config: object = None,
+        generation_config: GenerationConfig | None = None,
+        **kwargs,
+    ) -> "Pretrained":
+        """The model in a checkpoint folder (or hub repository), in eval mode.
+
+        Args:
+            config: instead of the folder's config.json.
+            dtype: type of the weights in memory: a torch dtype, its name, or "auto" for what the config or
+                the files say. float32 when not given, whatever the files hold. `torch_dtype` is the older
+                name.
+            device_map: "auto" (cuda, else mps, else cpu), a device, or {"": device}.
+            attn_implementation: "eager", "sdpa" (default) or "flash_attention_2".
+            **kwargs: `revision`, `token`, `local_files_only`, `cache_dir` for the hub; any other name must be
+                a field of the config, which it overrides.
+
+        Raises:
+            CheckpointError: files missing, or tensors that do not fit the model; the message names them.
+            ConfigError: a config that is not this class's, or with fields that are not implemented.
+            MissingExtra: an attention implementation without its package.
+        """
+        if quantization_config is not None:
+            raise ConfigError(
+                f"quantization_config {type(quantization_config).__name__}: loading quantized weights is not "
+                "implemented yet; load with dtype=torch.bfloat16 instead"
+            )
+        folder = hub.fetch(
+            pretrained_model_name_or_path, **{k: kwargs.pop(k) for k in HUB_ARGUMENTS if k in kwargs}
+        )
+        config = cls.read_config(folder, config, kwargs)
+        source = files.open_weights(folder)
+        dtype = chosen_dtype(dtype if dtype is not None else torch_dtype, config, source)
+        device = chosen_device(device_map)
+        if attn_implementation is not None:
+            config._attn_implementation = attn_implementation
+        with torch.device("meta"):
+            model = cls(config)
+        report = load.load_weights(model, source, dtype=dtype, device=device, **layouts.of(model))
+        logger.info("%s: %s", folder, report)
+        model.generation_config = generation_config or GenerationConfig.from_folder(folder, config)
+        model.name_or_path = str(pretrained_model_name_or_path)
+        return model.eval()
+
+    @classmethod
+    def read_config(cls, folder: Path, config: object, overrides: dict[str, Any]) -> object:
+        """The config to build from: the folder's or the given one, with fields overridden by name."""
+        config = (
+            cls.config_class.from_pretrained(folder if config is None else config)
+            if config is None or isinstance(config, str | os.PathLike)
+            else config
+        )
+        for name, value in overrides.items():
+            if not hasattr(config, name):
+                known = [*HUB_ARGUMENTS, "dtype", "device_map", "attn_implementation", *vars(config)]
+                refuse_unknown(f"from_pretrained with a {type(config).__name__}", [name], known)
+            setattr(config, name, value)
+        return config
+
+    @staticmethod
+    def backend_of(config: object) -> str:
+        """The attention backend that the config asks for, checked.
+
+        Raises:
+            ConfigError: a name that is not implemented.
+            MissingExtra: FlashAttention without its package or a GPU.
+        """
+        name = getattr(config, "_attn_implementation", None) or "sdpa"
+        if name not in BACKENDS:
+            raise ConfigError(
+                f"attn_implementation {name!r}: not implemented; use one of {', '.join(BACKENDS)}"
+            )
+        if name == "flash_attention_2":
+            import_flash()
+            if not torch.cuda.is_available():
+                raise MissingExtra(
+                    "attn_implementation='flash_attention_2': needs an NVIDIA GPU and none was found; "
+                    "use 'sdpa'"
+                )
+        return name
+
+    def fresh(self, initialise: Callable[[nn.Module], None]) -> None:
+        """Give a model built from a config its first values; one that is about to be loaded gets none."""
+        if next(self.parameters()).device.type != "meta":
+            initialise(self)
+        self.generation_config = GenerationConfig.from_model_config(self.config)
+
+    # ---- saving --------------------------------------------------------------------------------------------
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        *,
+        state_dict: Mapping[str, Tensor] | None = None,
+        max_shard_size: int | str = "5GB",
+        safe_serialization: bool = True,
+    ) -> None:
+        """Write config.json, generation_config.json and the weights, as the reference reads them too."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.architectures = [type(self).__name__]
+        self.config.dtype = str(self.dtype).removeprefix("torch.")
+        self.config.save_pretrained(folder)
+        self.generation_config.save_pretrained(folder)
+        state = dict(self.state_dict() if state_dict is None else state_dict)
+        files.save(
+            layouts.for_disk(self, state),
+            folder,
+            max_shard_size=max_shard_size,
+            safe_serialization=safe_serialization,
+        )
+
+    # ---- what callers touch --------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights, those that stay float32 in a float16 model left out."""
+        kept = layouts.of(self).get("keep_in_fp32", ())
+        names = ((name, p) for name, p in self.named_parameters() if p.is_floating_point())
+        return next(p.dtype for name, p in names if not any(part in kept for part in name.split(".")))
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """How many numbers the model holds; shared ones once."""
+        tables = (
+            {m.weight for m in self.modules() if isinstance(m, nn.Embedding)} if exclude_embeddings else set()
+        )
+        return sum(
+            p.numel()
+            for p in self.parameters()
+            if p not in tables and (p.requires_grad or not only_trainable)
+        )
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The text model's token embedding."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the text model's token embedding."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The language-model head; None for a model without one."""
+        return getattr(self.language_model, "lm_head", None)
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace the language-model head."""
+        self.language_model.lm_head = value
+
+    def tie_weights(self) -> None:
+        """Make the weights share what the config says they share."""
+        self.language_model.tie_weights()
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None) -> None:
+        """Keep no activations of layers during training; compute them again on the way back."""
+        if gradient_checkpointing_kwargs not in (None, {}, {"use_reentrant": False}):
+            raise RequestError(
+                f"gradient_checkpointing_kwargs {gradient_checkpointing_kwargs}: "
+                "only {'use_reentrant': False} is known"
+            )
+        self._checkpoint(True)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep activations again."""
+        self._checkpoint(False)
+
+    def _checkpoint(self, on: bool) -> None:
+        for module in self.modules():
+            if hasattr(module, "gradient_checkpointing"):
+                module.gradient_checkpointing = on
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Module:
+        """Give the vocabulary another size: old rows stay, new rows are drawn around the mean of the old.
+
+        Args:
+            new_num_tokens: rows of the embedding and of the head; None leaves the size, up to the padding.
+            pad_to_multiple_of: round the size up to a multiple of this.
+            mean_resizing: draw new rows from a normal distribution with the old rows' mean and covariance;
+                False draws them from the text model's own initialisation.
+
+        Returns:
+            The embedding.
+        """
+        old = self.get_input_embeddings()
+        size = old.num_embeddings if new_num_tokens is None else new_num_tokens
+        if pad_to_multiple_of is not None:
+            size = -(-size // pad_to_multiple_of) * pad_to_multiple_of
+        if size != old.num_embeddings:
+            std = 0.0 if mean_resizing else getattr(self.config.text_config, "initializer_range", 0.02)
+            resized = resize_rows(old.weight, size, std)
+            head = self.get_output_embeddings()
+            shared = head is not None and head.weight is old.weight
+            old.weight, old.num_embeddings = resized, size
+            if head is not None:
+                head.weight = resized if shared else resize_rows(head.weight, size, std)
+                head.out_features = size
+            self.tie_weights()
+            self.config.text_config.vocab_size = size
+        return old
+
+    # ---- for the documented forward passes -----------------------------------------------------------------
+
+    def wanted(self, output_attentions: bool | None, output_hidden_states: bool | None) -> tuple[bool, bool]:
+        """The two questions of a forward pass, with the config's answers where the caller gave none."""
+        return (
+            self.config.output_attentions if output_attentions is None else output_attentions,
+            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states,
+        )
+
+    def returned(self, output: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
+        """The output, or its tuple where the caller or the config wants that."""
+        as_dict = self.config.use_return_dict if return_dict is None else return_dict
+        return output if as_dict else output.to_tuple()
+
+
+def known_only(model: object, kwargs: Mapping[str, Any], *known: str) -> dict[str, Any]:
+    """The keyword arguments of a documented `forward`, after a check that each is known.
+
+    Raises:
+        UnknownArgument: one is not; the message names the nearest that is.
+    """
+    documented = [name for name in type(model).forward.__annotations__ if name != "return"]
+    for name in kwargs:
+        if name not in known:
+            refuse_unknown(f"{type(model).__name__}.forward", [name], [*documented, *known])
+    return dict(kwargs)
+
+
+def chosen_dtype(asked: torch.dtype | str | None, config: object, source: object) -> torch.dtype:
+    """The type to load weights in."""
+    if isinstance(asked, torch.dtype):
+        return asked
+    if asked is None:
+        return torch.get_default_dtype()
+    name = (getattr(config, "dtype", None) or source.dtype) if asked == "auto" else asked
+    found = name if isinstance(name, torch.dtype) else getattr(torch, str(name).removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype):
+        raise ConfigError(
+            f"dtype {name!r}: not a torch dtype; use torch.float32, torch.bfloat16, torch.float16 or 'auto'"
+        )
+    return found
+
+
+def chosen_device(device_map: object) -> torch.device:
+    """One device from the documented forms of `device_map`."""
+    if isinstance(device_map, Mapping):
+        if list(device_map) != [""]:
+            raise ConfigError(
+                f"device_map with {len(device_map)} parts: only one device is implemented; "
+                "use 'auto' or {'': device}"
+            )
+        device_map = device_map[""]
+    if device_map is None:
+        return torch.get_default_device()
+    if device_map == "auto":
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        return torch.device(device_map)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(
+            f"device_map {device_map!r}: not a device; use 'auto', 'cpu', 'cuda:0' or {{'': device}}"
+        ) from error
+
+
+@torch.no_grad()
+def resize_rows(table: nn.Parameter, size: int, std: float) -> nn.Parameter:
+    """The table with `size` rows. New rows: normal(0, std), or around the old rows' mean when std is 0."""
+    old, width = table.shape
+    new = table.new_empty(size, width)
+    new[: min(old, size)] = table[:size]
+    if size > old and std:
+        new[old:].normal_(std=std)
+    elif size > old:
+        mean = table.float().mean(0)
+        centred = table.float() - mean
+        draws = (
+            torch.randn(size - old, old, device=table.device) @ centred / old**0.5
+        )  # covariance of the old rows
+        new[old:] = (mean + 1e-9**0.5 * draws).to(table.dtype)
+    return nn.Parameter(new, requires_grad=table.requires_grad)

@@ -1,0 +1,145 @@
+"""What runs in the child process of `sandbox`: confine itself, read one medium, give frames or a reason."""
+
+import json
+import mmap
+import os
+import pickle
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from watchword.media import confine
+from watchword.media.pick import Pick
+from watchword.media.policy import Policy
+
+__all__ = ["SLACK", "Task", "main"]
+
+SLACK = 64 * 1024**2  # bytes of report and rounding beyond the frames
+_TIMES = 200_000  # times of more frames than that are not handed back
+
+
+@dataclass(frozen=True)
+class Task:
+    """One reading. `door` is "frames", "image", or "trial": try the walls instead of reading."""
+
+    door: str
+    name: str
+    source: int
+    result: int
+    report: int
+    pick: Pick
+    policy: Policy
+    rotate: bool = True
+    fast: bool = False
+
+
+def main() -> None:
+    """Read the task from standard input, do it, and leave without ceremony."""
+    task: Task = pickle.load(sys.stdin.buffer)
+    network = confine.fence_network()
+    report: dict[str, Any]
+    try:
+        from watchword.media import decode  # noqa: F401  loaded before files are out of reach
+
+        _warm()
+        limits = confine.limit(
+            task.policy.sandbox_memory, task.policy.max_seconds, task.policy.max_memory + SLACK
+        )
+        calls = confine.filter_calls()
+        walls = {"namespace": network, "seccomp": calls, "limits": limits}
+        report = (_trial() if task.door == "trial" else _read(task)) | {"walls": walls}
+    except MemoryError:
+        report = {"memory": True}
+    except Exception as error:  # whatever a stranger's file makes of a decoder
+        report = _reason(error)
+    os.pwrite(task.report, json.dumps(report).encode(), 0)
+    os._exit(0)
+
+
+def _read(task: Task) -> dict[str, Any]:
+    from watchword.media.decode import read_admitted
+    from watchword.media.frames import Clip
+    from watchword.media.gate import Admitted, Kept
+    from watchword.media.pictures import read_admitted_image
+
+    file = os.fdopen(task.source, "rb")
+    media = Admitted(task.name, None, lambda: Kept(file))
+    if task.door == "image":
+        pixels = read_admitted_image(media, task.policy)
+        clip = Clip(pixels[None], (0,), None, 1, kind="picture")
+    else:
+        clip = read_admitted(media, task.pick, task.policy, rotate=task.rotate, fast=task.fast)
+    os.ftruncate(task.result, clip.frames.nbytes)
+    with mmap.mmap(task.result, clip.frames.nbytes) as shared:
+        shared[:] = (
+            clip.frames.tobytes() if not clip.frames.flags.c_contiguous else clip.frames.data.cast("B")
+        )
+    line = clip.timeline
+    timeline = None
+    if line is not None and len(line.times) <= _TIMES:
+        timeline = [line.total, line.fps, list(line.times), line.end, list(line.changes)]
+    return {
+        "shape": clip.frames.shape, "indices": clip.indices, "times": clip.times, "total": clip.total,
+        "fps": clip.fps, "kind": clip.kind, "rotation": clip.rotation, "note": clip.note,
+        "colour": clip.colour, "timeline": timeline,
+    }  # fmt: skip
+
+
+def _reason(error: BaseException) -> dict[str, Any]:
+    """Why it could not be read: the message, or that memory ran out, however deep that lies."""
+    from watchword.errors import WatchwordError
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or getattr(cause, "errno", None) == 12:  # ENOMEM
+            return {"memory": True}
+        cause = cause.__cause__
+    if isinstance(error, WatchwordError):
+        return {"error": str(error), "kind": type(error).__name__}
+    return {"crash": type(error).__name__}
+
+
+def _warm() -> None:
+    """Use what loads parts of itself late once, while files can still be opened."""
+    import importlib
+    import io
+    import pkgutil
+
+    import av
+    from PIL import ExifTags, Image, ImageChops, ImageOps, ImagePalette, TiffTags  # noqa: F401
+
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if "__main__" not in module.name and "datasets" not in module.name:
+            importlib.import_module(module.name)
+    Image.init()
+    picture = Image.new("RGB", (8, 8))
+    for kind in ("PNG", "GIF", "JPEG", "WEBP", "TIFF", "BMP"):
+        data = io.BytesIO()
+        if kind in Image.SAVE:
+            picture.save(data, kind)
+            data.seek(0)
+            ImageOps.exif_transpose(Image.open(data)).convert("RGB")
+    frame = av.VideoFrame(16, 16, "yuv420p")
+    frame.to_ndarray(format="rgb24", width=8, height=8, interpolation="AREA")
+
+
+def _trial() -> dict[str, Any]:
+    """Try what must not work, and say what happened."""
+    import socket
+
+    def attempt(what: Any) -> str:
+        try:
+            what()
+        except OSError as error:
+            return error.strerror or "refused"
+        return "worked"
+
+    def fork() -> None:
+        if os.fork() == 0:
+            os._exit(0)
+
+    return {
+        "file": attempt(lambda: open("/etc/passwd", "rb").close()),
+        "network": attempt(lambda: socket.create_connection(("127.0.0.1", 9), 1)),
+        "program": attempt(fork),
+    }

@@ -1,0 +1,49 @@
+"""From a config to a family: the one place where both doors choose and make a model."""
+
+import torch
+from torch import nn
+
+from watchword.config import Config
+from watchword.errors import ConfigError
+from watchword.models import clip, eva, instructblip, language, qformer, video_llava
+
+FAMILIES = {
+    "instructblip": instructblip.InstructBlip,
+    "instructblipvideo": instructblip.InstructBlip,
+    "video_llava": video_llava.VideoLlava,
+}
+"""model_type → class."""
+
+
+def build(config: Config, *, backend: str = "sdpa") -> nn.Module:
+    """The family that a config describes, on the meta device: shapes and names, no memory.
+
+    Raises:
+        ConfigError: a model type that is not implemented; the message lists those that are.
+    """
+    if config.model_type not in FAMILIES:
+        raise ConfigError(
+            f"config.json: model_type {config.model_type!r} is not implemented; "
+            f"known are {', '.join(FAMILIES)}"
+        )
+    with torch.device("meta"):
+        return FAMILIES[config.model_type](config, backend=backend)
+
+
+@torch.no_grad()
+def initialise(model: nn.Module) -> None:
+    """Fresh values for a whole family or a part of one, each part by its own rules."""
+    if isinstance(model, video_llava.VideoLlava):
+        clip.initialise(model.image_tower)
+        clip.initialise(model.video_tower)
+        video_llava.initialise(model)
+        language.initialise(model.language_model)
+    elif isinstance(model, instructblip.InstructBlip):
+        eva.initialise(model.vision_model)
+        qformer.initialise(model.qformer)
+        instructblip.initialise(model)
+        language.initialise(model.language_model)
+    elif isinstance(model, eva.EvaVision):
+        eva.initialise(model)
+    elif isinstance(model, qformer.QFormer):
+        qformer.initialise(model)

@@ -1,0 +1,87 @@
+"""Norms, activations and the few blocks that several architectures share."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from watchword.errors import ConfigError
+from watchword.shapes import Float, Tensor
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x · sigmoid(1.702 x), CLIP's approximation."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def gelu_new(x: Tensor) -> Tensor:
+    """The tanh approximation of GELU."""
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": gelu_new,
+    "gelu_pytorch_tanh": gelu_new,
+    "quick_gelu": quick_gelu,
+    "relu": F.relu,
+    "selu": F.selu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+def activation(name: str | Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The activation function of that config name; a function is returned as it is."""
+    if callable(name):
+        return name
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"activation {name!r}: not implemented; known are {', '.join(sorted(ACTIVATIONS))}")
+    return ACTIVATIONS[name]
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm in float32, cast back before the weight (LLaMA's order)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)  # cast first: Source: LlamaRMSNorm.forward
+
+
+def check_heads(width: int, heads: int, where: str) -> None:
+    """The width of one head is a whole number.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if width % heads:
+        raise ConfigError(
+            f"{where}: hidden_size {width} is not a multiple of num_attention_heads {heads}; "
+            "check the folder's config.json"
+        )
+
+
+def split_heads(x: Float[Tensor, "B L D"], heads: int) -> Float[Tensor, "B h L d"]:
+    """Width into heads, heads in front of length."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def join_heads(x: Float[Tensor, "B h L d"]) -> Float[Tensor, "B L D"]:
+    """The inverse of `split_heads`."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def run_layer(stack: nn.Module, layer: nn.Module, *args, **kwargs):
+    """One layer of a stack; recomputed in the backward pass if the stack's `gradient_checkpointing` is on."""
+    if stack.training and getattr(stack, "gradient_checkpointing", False):
+        return checkpoint(layer, *args, use_reentrant=False, **kwargs)
+    return layer(*args, **kwargs)

@@ -1,0 +1,285 @@
+"""The walk from a question to its answer, in one straight line."""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from watchword.errors import CapacityError, RequestError, WatchwordError
+from watchword.generation.kept import Kept
+from watchword.generation.serving import Engine
+from watchword.media.decode import read_media
+from watchword.media.frames import Clip
+from watchword.media.pick import Pick, uniform
+from watchword.media.spec import PixelSpec
+from watchword.pipeline.answer import Answer
+from watchword.pipeline.chatting import Chat
+from watchword.pipeline.explaining import Explained, explain
+from watchword.pipeline.families import Exchange, Family, Words
+from watchword.pipeline.options import Options
+from watchword.pipeline.preparing import Asked, Stopwatch, Wish, prepare, wished
+from watchword.pipeline.ranking import Ranking, Scored, rank, score
+from watchword.pipeline.streaming import Stream
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A loaded checkpoint with all it needs; made by `watchword.load`. Safe to share between threads.
+
+    Attributes:
+        model: the family, in eval mode.
+        family: how it sees.
+        words: its tokenizers.
+        specs: how pictures and clips become pixels.
+        settings: what the checkpoint wants of generation, by the names of generation_config.json.
+        name: the folder or hub id.
+        embedded: True for the tiny model that comes with the library.
+        device: where the model is.
+        dtype: type of its weights.
+        engine: runs the text model for all requests together.
+        cache: what is kept between requests: `cache.stats()`, `cache.clear()`.
+    """
+
+    model: nn.Module
+    family: Family
+    words: Words
+    specs: Mapping[str, PixelSpec]
+    settings: Mapping[str, Any]
+    name: str
+    embedded: bool
+    device: torch.device
+    dtype: torch.dtype
+    engine: Engine
+    cache: Kept
+
+    def ask(
+        self,
+        media: object,
+        question: str,
+        *,
+        frames: int | Pick | None = None,
+        options: Options | None = None,
+        scope: str = "",
+        **settings: Any,
+    ) -> Answer:
+        """Ask about a picture or a clip.
+
+        Args:
+            media: a path, bytes, a binary file, a Pillow image, an array (3 axes: a picture; 4: a clip) or a
+                list of frames.
+            question: plain words; `<video>` or `</s>` in it are words too.
+            frames: how many frames of a clip, spread evenly, or a choice from `media.pick`; the family's
+                number when None. A shorter clip gives all it has, and the answer says so.
+            options: how the answer is made; see `Options`.
+            scope: what earlier questions left is reused for questions of the same scope only. Give each user
+                a scope of their own where they should not learn from the time of an answer what others asked.
+            **settings: the fields of `Options` by name instead, with `max_tokens` and `beams` as short names
+                of `max_new_tokens` and `num_beams`; and other fields of generation_config.json.
+
+        Raises:
+            MediaError: the medium cannot be read.
+            RequestError: no medium, no question, or settings that are out of range, unknown, or contradict
+                each other.
+            CapacityError: more than the model has positions for, than the engine takes, or than memory holds.
+        """
+        wish = wished(options, scope, settings)
+        return Stream(self, self._asked(media, question, frames, wish)).collect()
+
+    def stream(
+        self,
+        media: object,
+        question: str,
+        *,
+        frames: int | Pick | None = None,
+        options: Options | None = None,
+        scope: str = "",
+        **settings: Any,
+    ) -> Stream:
+        """The same, piece by piece: iterate over the result, then read its `answer`.
+
+        The joined pieces are the answer's text; no piece holds half a character or any of a stop string.
+        """
+        wish = wished(options, scope, settings)
+        one_answer("stream", wish)
+        return Stream(self, self._asked(media, question, frames, wish))
+
+    def ask_many(
+        self,
+        requests: Sequence[Any],
+        *,
+        errors: str = "raise",
+        **shared: Any,
+    ) -> list[Any]:
+        """Many questions together: sooner done than one after the other, each answered as if it were alone.
+
+        Args:
+            requests: for each a pair of medium and question, or a dict of the arguments of `ask`.
+            errors: "return" puts the error of a request that fails in its answer's place; "raise" raises the
+                first of them.
+            **shared: arguments of `ask` for all that do not have their own.
+        """
+        if errors not in ("raise", "return"):
+            raise RequestError(f"ask_many: errors={errors!r}; expected 'raise' or 'return'")
+        calls = [dict(one) if isinstance(one, Mapping) else pair(one) for one in requests]
+        asks = [lambda one=one: self._called(**{**shared, **one}) for one in calls]
+        return together(self, asks, errors)
+
+    def chat(
+        self,
+        media: object = None,
+        *,
+        frames: int | Pick | None = None,
+        overflow: str = "error",
+        turns: str = "documented",
+        scope: str = "",
+    ) -> Chat:
+        """Begin a conversation about a picture or clip; see `Chat`."""
+        chat = Chat(self, frames=frames, overflow=overflow, turns=turns, scope=scope)
+        if media is not None:
+            chat.show(media)
+        return chat
+
+    def load_chat(self, path: Any, *, scope: str = "") -> Chat:
+        """Go on with a conversation that `Chat.save` wrote.
+
+        Raises:
+            RequestError: the file is none of these.
+            MediaError: a picture or clip is not there any more, or is another one now.
+        """
+        return Chat.load(self, path, scope=scope)
+
+    def rank(
+        self,
+        media: object,
+        question: str,
+        candidates: Sequence[str],
+        *,
+        rule: str = "sum",
+        frames: int | Pick | None = None,
+        scope: str = "",
+    ) -> Ranking:
+        """How likely each of some answers is, the likeliest first; see `pipeline.ranking.rank`."""
+        return rank(self, self._exchange("rank", media, question, frames), candidates, rule, scope)
+
+    def score(
+        self,
+        media: object,
+        question: str,
+        answer: str,
+        *,
+        frames: int | Pick | None = None,
+        scope: str = "",
+    ) -> Scored:
+        """How likely the model finds an answer, token by token; see `pipeline.ranking.score`."""
+        return score(self, self._exchange("score", media, question, frames), answer, scope)
+
+    def explain(
+        self, media: object, question: str, *, frames: int | Pick | None = None, **settings: Any
+    ) -> Explained:
+        """Ask, and say where the model looked for each word; see `pipeline.explaining.explain`."""
+        return explain(self, media, question, frames=frames, **settings)
+
+    def pick(self, frames: int | Pick | None) -> Pick:
+        """Which frames of a clip."""
+        if frames is None:
+            return uniform(self.family.frames)
+        return uniform(frames) if isinstance(frames, int) else frames
+
+    def _exchange(self, where: str, media: object, question: str, frames: int | Pick | None) -> Exchange:
+        """A question and its medium, read."""
+        if media is None:
+            raise RequestError(
+                f"{where}: no picture or clip, and {self.name} answers about what it sees; give a path, a "
+                "Pillow image or frames"
+            )
+        check_question(where, question)
+        return Exchange(question, (read_media(media, self.pick(frames)),))
+
+    def _asked(self, media: object, question: str, frames: int | Pick | None, wish: Wish) -> Asked:
+        watch = Stopwatch(self.device)
+        exchange = self._exchange("ask", media, question, frames)
+        watch.lap("decode")
+        return prepare(self, [exchange], wish, watch, notes=frame_notes(exchange.clips[0], frames))
+
+    def _called(
+        self,
+        media: object,
+        question: str,
+        *,
+        frames: int | Pick | None = None,
+        options: Options | None = None,
+        scope: str = "",
+        **settings: Any,
+    ) -> Stream:
+        """A request as `ask` takes it, handed to the engine."""
+        return Stream(self, self._asked(media, question, frames, wished(options, scope, settings)))
+
+
+def check_question(where: str, question: object) -> None:
+    """Refuse a question without words."""
+    if not isinstance(question, str) or not question.strip():
+        raise RequestError(f"{where}: the question is {question!r}, expected some words")
+
+
+def one_answer(where: str, wish: Wish) -> None:
+    """Refuse several answers where there is one."""
+    if wish.options.n > 1:
+        raise RequestError(f"{where}: n={wish.options.n}, but it gives one answer; use ask for several")
+
+
+def pair(request: object) -> dict[str, Any]:
+    """A medium and a question as arguments."""
+    if not isinstance(request, tuple | list) or len(request) != 2:
+        raise RequestError(
+            f"ask_many: {type(request).__name__}; expected (medium, question), or a dict of ask's arguments"
+        )
+    return {"media": request[0], "question": request[1]}
+
+
+def frame_notes(clip: Clip, frames: int | Pick | None) -> tuple[str, ...]:
+    """What a user should know about the frames."""
+    found = [clip.note] if clip.note else []
+    if clip.kind == "picture" and frames not in (None, 1):
+        found.append("a picture has one frame; the choice of frames has no effect")
+    return tuple(found)
+
+
+def together(pipeline: Pipeline, asks: Sequence[Callable[[], Stream]], errors: str) -> list[Any]:
+    """Run requests together, as many as the engine has rows; each is prepared when its turn comes."""
+    waiting = deque(enumerate(asks))
+    running: dict[int, Stream] = {}
+    found: list[Any] = [None] * len(asks)
+    limit = min(pipeline.engine.limits.rows, pipeline.engine.limits.requests)
+    try:
+        while waiting or running:
+            while waiting and len(running) < limit:
+                at, ask = waiting.popleft()
+                try:
+                    running[at] = ask()
+                except CapacityError as error:
+                    if running:  # others may have filled the engine: try again when one of ours is done
+                        waiting.appendleft((at, ask))
+                        break
+                    found[at] = failed(error, errors)
+                except WatchwordError as error:
+                    found[at] = failed(error, errors)
+            pipeline.engine.step()
+            for at in [at for at, stream in running.items() if stream.ticket.is_over()]:
+                try:
+                    found[at] = running.pop(at).collect()
+                except WatchwordError as error:
+                    found[at] = failed(error, errors)
+    finally:
+        for stream in running.values():
+            stream.close()
+    return found
+
+
+def failed(error: WatchwordError, errors: str) -> WatchwordError:
+    """The error in the place of an answer, or raised."""
+    if errors == "raise":
+        raise error
+    return error

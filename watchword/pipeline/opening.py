@@ -1,0 +1,156 @@
+"""From a folder or hub id to a `Pipeline`."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from watchword.config import family_from_dict
+from watchword.errors import CheckpointError, ConfigError, MissingExtra
+from watchword.generation.kept import Kept
+from watchword.generation.options import GenerationOptions
+from watchword.generation.serving import Engine, Limits
+from watchword.models import build, layouts
+from watchword.nn.attention import BACKENDS, import_flash
+from watchword.pipeline.asking import Pipeline
+from watchword.pipeline.families import FAMILIES
+from watchword.pipeline.settings import generation_settings, read_json
+from watchword.weights import files, hub
+from watchword.weights.load import load_weights
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED = Path(__file__).parents[1] / "demo" / "video-llava"
+"""The checkpoint that comes with the library. It knows moving shapes only."""
+
+CACHE_BYTES = 2 * 1024**3
+"""What is kept between requests: one clip of 8 frames takes 1.1 GB with a model of 7 billion in bfloat16."""
+
+
+def load(
+    folder_or_id: str | os.PathLike | None = None,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    attn_implementation: str = "sdpa",
+    progress: Callable[[int, int], None] | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    cache_bytes: int = CACHE_BYTES,
+    limits: Limits | None = None,
+) -> Pipeline:
+    """Open a checkpoint, ready to be asked.
+
+    Args:
+        folder_or_id: a checkpoint folder, a hub id such as "LanguageBind/Video-LLaVA-7B-hf", or None for the
+            tiny model that comes with the library and knows moving shapes only.
+        device: "auto" takes cuda, else mps, else cpu.
+        dtype: "auto" takes the type the files are stored in (float16 becomes bfloat16 on a CPU); else a torch
+            dtype or its name.
+        attn_implementation: "sdpa", "eager" or "flash_attention_2".
+        progress: called with (values read, values in all) while weights are read.
+        revision, token, local_files_only: for the hub, see `weights.hub.fetch`.
+        cache_bytes: how much of earlier requests is kept for later ones, on the model's device; 0 keeps
+            nothing. What was not used for longest goes first.
+        limits: how many requests are taken on together, and how large; `Limits()` when None.
+
+    Raises:
+        CheckpointError: files missing or not fitting.
+        ConfigError: a model, a type or a device that is not implemented or not there.
+
+    Example:
+        >>> model = load()  # doctest: +SKIP
+        >>> model.ask("clip.mp4", "What happens?").text  # doctest: +SKIP
+    """
+    folder = EMBEDDED
+    if folder_or_id is not None:
+        folder = hub.fetch(folder_or_id, revision=revision, token=token, local_files_only=local_files_only)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: the embedded model is missing from this installation; install watchword again, or "
+            "name a checkpoint such as LanguageBind/Video-LLaVA-7B-hf"
+        )
+    check_backend(attn_implementation)
+    kept = Kept(cache_bytes)
+    where = chosen_device(device)
+    config = family_from_dict(read_config(folder), str(folder / "config.json"))
+    family = FAMILIES[config.model_type]
+    words, specs = family.words(folder), family.specs(folder)  # small files first: what is wrong shows early
+    settings = generation_settings(folder, config, own_file=family.own_settings)
+    settings = _with_end(settings, words.text.eos_token_id)
+    GenerationOptions.from_dict(settings)  # says now what no question could be answered with
+    source = files.open_weights(folder)
+    model = build.build(config, backend=attn_implementation)
+    kind = chosen_dtype(dtype, source.dtype, where)
+    load_weights(model, source, dtype=kind, device=where, progress=progress, **layouts.of(model))
+    model = model.eval()
+    return Pipeline(
+        model=model,
+        family=family,
+        words=words,
+        specs=specs,
+        settings=settings,
+        name="the embedded model" if folder == EMBEDDED else os.fspath(folder_or_id),
+        embedded=folder == EMBEDDED,
+        device=where,
+        dtype=kind,
+        engine=Engine(model.language_model, limits=limits or Limits(), kept=kept, dtype=kind, device=where),
+        cache=kept,
+    )
+
+
+def read_config(folder: Path) -> dict:
+    """The parsed config.json of a folder."""
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{folder}: no config.json; expected a checkpoint folder; download it again")
+    return read_json(folder / "config.json")
+
+
+def check_backend(name: str) -> None:
+    """Refuse attention that is unknown or can not run here."""
+    if name not in BACKENDS:
+        raise ConfigError(f"attn_implementation {name!r}: unknown; use one of {', '.join(BACKENDS)}")
+    if name == "flash_attention_2":
+        import_flash()
+        if not torch.cuda.is_available():
+            raise MissingExtra(
+                "attn_implementation 'flash_attention_2': needs an NVIDIA GPU, found none; use 'sdpa'"
+            )
+
+
+def chosen_device(asked: str | torch.device) -> torch.device:
+    """The device asked for, or the best there is. mps is untested."""
+    if asked == "auto":
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        device = torch.device(asked)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device {str(asked)!r}: not usable here ({reason}); use 'auto', 'cpu' or 'cuda'"
+        ) from error
+    return device
+
+
+def chosen_dtype(asked: str | torch.dtype, stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """The type asked for, or the stored one; on a CPU bfloat16 takes the place of float16, which is slow."""
+    if asked == "auto":
+        return torch.bfloat16 if stored == torch.float16 and device.type == "cpu" else stored
+    found = asked if isinstance(asked, torch.dtype) else getattr(torch, asked.removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ConfigError(
+            f"dtype {asked!r}: not a floating type; use 'auto', 'float32', 'bfloat16' or 'float16'"
+        )
+    return found
+
+
+def _with_end(settings: dict, eos: int | None) -> dict:
+    """The tokenizer's end token ends answers too: old Vicuna folders name another one in their config."""
+    said = settings.get("eos_token_id")
+    ends = [] if said is None else [said] if isinstance(said, int) else list(said)
+    return settings | {"eos_token_id": ends if eos is None or eos in ends else [*ends, eos]}

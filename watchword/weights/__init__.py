@@ -1,0 +1,1 @@
+"""Files to state dicts and back: reading, renaming, filling modules, saving. Knows no model classes."""
