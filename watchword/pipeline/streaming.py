@@ -124,13 +124,16 @@ class Stream:
         return self._answer is not None or self.ticket.error is not None
 
     def close(self) -> None:
-        """End the request, if it is not over."""
+        """End the request, if it is not over. Once the last piece was taken, the answer is complete."""
         if not self.is_over:
+            complete = self.ticket.reason == "done" and not self.ticket.fresh
             self._pipeline.engine.cancel(self.ticket)
             self._pieces.close()
-            for line in self._lines:
-                line.finish()
-            self._answer = self._whole()
+            left = [line.finish() for line in self._lines]
+            if complete and not left[0]:
+                self._complete()
+            else:
+                self._answer = self._whole(broken=True)
 
     def collect(self) -> Answer:
         """All of it at once."""
@@ -152,6 +155,9 @@ class Stream:
         first, *_ = [line.finish() for line in self._lines]
         if first:
             yield first
+        self._complete()
+
+    def _complete(self) -> None:
         self._asked.watch.lap("generation")
         self._asked.watch.mark("total")
         self._answer = self._whole()
@@ -166,11 +172,11 @@ class Stream:
         piece = self._lines[token.sample].push(token.id)
         return piece if token.sample == 0 else ""
 
-    def _whole(self) -> Answer:
+    def _whole(self, broken: bool = False) -> Answer:
         asked, ticket = self._asked, self.ticket
         samples = []
         for line, end, ids, scores in zip(self._lines, ticket.ends, ticket.sequences, self._scores):
-            end = "stop" if line.stopped else end or "cancelled"
+            end = "cancelled" if broken else "stop" if line.stopped else end or "cancelled"
             given = None if asked.wish.options.logprobs is None else tuple(scores)
             samples.append(Sample(line.text, end, len(ids), given))
         clip = asked.clips[-1] if asked.clips else None
