@@ -14,6 +14,7 @@ from watchword.hf.generation import GenerationConfig
 from watchword.hf.outputs import ModelOutput
 from watchword.models import layouts
 from watchword.nn.attention import BACKENDS, import_flash
+from watchword.nn.devices import chosen_device
 from watchword.shapes import Tensor
 from watchword.weights import files, hub, load
 
@@ -78,7 +79,7 @@ class Pretrained:
         config = cls.read_config(folder, config, kwargs)
         source = files.open_weights(folder)
         dtype = chosen_dtype(dtype if dtype is not None else torch_dtype, config, source)
-        device = chosen_device(device_map)
+        device = single_device(device_map)
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
         with torch.device("meta"):
@@ -297,7 +298,7 @@ def chosen_dtype(asked: torch.dtype | str | None, config: object, source: object
     return found
 
 
-def chosen_device(device_map: object) -> torch.device:
+def single_device(device_map: object) -> torch.device:
     """One device from the documented forms of `device_map`."""
     if isinstance(device_map, Mapping):
         if list(device_map) != [""]:
@@ -306,17 +307,7 @@ def chosen_device(device_map: object) -> torch.device:
                 "use 'auto' or {'': device}"
             )
         device_map = device_map[""]
-    if device_map is None:
-        return torch.get_default_device()
-    if device_map == "auto":
-        mps = torch.backends.mps.is_available()
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
-    try:
-        return torch.device(device_map)
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(
-            f"device_map {device_map!r}: not a device; use 'auto', 'cpu', 'cuda:0' or {{'': device}}"
-        ) from error
+    return torch.get_default_device() if device_map is None else chosen_device(device_map, "device_map")
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from watchword.generation.options import GenerationOptions
 from watchword.generation.serving import Engine, Limits
 from watchword.models import build, layouts
 from watchword.nn.attention import BACKENDS, import_flash
+from watchword.nn.devices import chosen_device
 from watchword.pipeline.asking import Pipeline
 from watchword.pipeline.families import FAMILIES
 from watchword.pipeline.settings import generation_settings, read_json
@@ -119,22 +120,6 @@ def check_backend(name: str) -> None:
             raise MissingExtra(
                 "attn_implementation 'flash_attention_2': needs an NVIDIA GPU, found none; use 'sdpa'"
             )
-
-
-def chosen_device(asked: str | torch.device) -> torch.device:
-    """The device asked for, or the best there is. mps is untested."""
-    if asked == "auto":
-        mps = torch.backends.mps.is_available()
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
-    try:
-        device = torch.device(asked)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device {str(asked)!r}: not usable here ({reason}); use 'auto', 'cpu' or 'cuda'"
-        ) from error
-    return device
 
 
 def chosen_dtype(asked: str | torch.dtype, stored: torch.dtype, device: torch.device) -> torch.dtype:

@@ -22,6 +22,10 @@ CANONICAL: Mapping[str, names.Rules] = {"canonical": names.SAME}
 Progress = Callable[[int, int], None]
 """Called with (values read, values in all)."""
 
+Place = Callable[[str, Tensor], Tensor]
+"""From a parameter's name and its values, on the host and in their final type, to what the module holds in
+their place: the same on a device, a shard of them, or a stand-in for what went to disk."""
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -59,6 +63,7 @@ def load_weights(
     keep_in_fp32: Sequence[str] = (),
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    place: Place | None = None,
     progress: Progress | None = None,
 ) -> LoadReport:
     """Fill all parameters and persistent buffers of a module, normally one built on the meta device.
@@ -73,6 +78,7 @@ def load_weights(
         keep_in_fp32: parts of dotted names that stay float32 where float16 is asked for or stored.
         dtype: type of floating tensors; None keeps each as it is stored.
         device: where the values go.
+        place: decides for each of them instead, where parts go to different devices.
         progress: called after each tensor.
 
     Raises:
@@ -88,7 +94,7 @@ def load_weights(
     twins = _twins(wanted, tied or {})
     _prove(module, files, wanted, spelling, twins)
     target = _types(dtype, keep_in_fp32)
-    values = _read(files, spelling.sources, target, torch.device(device), progress)
+    values = _read(files, spelling.sources, target, place or _onto(torch.device(device)), progress)
     shared, untied = _assign(module, wanted, values, twins)
     left = [name for name, tensor in module.named_buffers() if tensor.is_meta]
     assert not left, f"buffers that no file fills: {left}; compute them when used, or make them persistent"
@@ -194,11 +200,16 @@ def _types(dtype: torch.dtype | None, keep: Sequence[str]) -> Callable[[str, tor
     return target
 
 
+def _onto(device: torch.device) -> Place:
+    """All on one device."""
+    return lambda name, tensor: tensor.to(device)
+
+
 def _read(
     files: WeightFiles,
     sources: Mapping[str, Sequence[str | None]],
     target: Callable,
-    device: torch.device,
+    place: Place,
     progress: Progress | None,
 ) -> dict[str, Tensor]:
     """All values by module name, read file by file."""
@@ -215,9 +226,10 @@ def _read(
             tensor = shard.read(part)
             done += tensor.numel()
             parts = waiting.setdefault(name, {})
-            parts[part] = tensor.to(device, target(name, tensor.dtype))
+            parts[part] = tensor.to(target(name, tensor.dtype))
             if all(p is None or p in parts for p in sources[name]):
-                values[name] = names.assemble([None if p is None else parts[p] for p in sources[name]])
+                whole = names.assemble([None if p is None else parts[p] for p in sources[name]])
+                values[name] = place(name, whole)
                 del waiting[name]
             if progress is not None:
                 progress(done, total)
