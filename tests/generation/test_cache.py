@@ -38,7 +38,7 @@ def test_cache_in_pieces_equals_one_pass(pieces, window):
 @pytest.mark.parametrize("want_weights", [False, True])
 @pytest.mark.parametrize("waste", [0, 10**9])
 def test_cache_row_of_a_batch_equals_the_row_alone(window, want_weights, waste, monkeypatch):
-    monkeypatch.setattr("watchword.generation.cache.WASTE", waste)
+    monkeypatch.setattr("watchword.generation.rows.WASTE", waste)
     lengths = [2, 5, 3]
     first, second, third = qkv(3, 5), qkv(3, 1), qkv(3, 2)
     cache, outs = KVCache(SPEC, 3, 5), []
@@ -349,7 +349,7 @@ def test_cache_bias_reaches_rows_that_attend_one_by_one(rows, monkeypatch):
     bias, (q, k, v) = torch.randn(rows, HEADS, 1, 10), qkv(2, 1)
     outs = []
     for waste in (0, 10**9):
-        monkeypatch.setattr("watchword.generation.cache.WASTE", waste)
+        monkeypatch.setattr("watchword.generation.rows.WASTE", waste)
         torch.manual_seed(0)
         cache = filled([9, 2], capacity=12)
         assert (cache.apart(1) == [10, 3]) == (waste == 0)
