@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
-PARITY := transformers==4.56.2 sentencepiece protobuf accelerate
+PARITY := transformers==4.56.2 sentencepiece protobuf accelerate peft
 
 .PHONY: demo test check clean
 .DELETE_ON_ERROR:

@@ -93,6 +93,30 @@ def for_disk(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]
     return dict(state)
 
 
+def for_adapters(model: nn.Module) -> dict[str, Any]:
+    """`spellings` and `made_for`, as `weights.adapters.Family` takes them.
+
+    PEFT calls modules by the attributes of the reference's classes. In transformers 4.52 and later these are
+    not those of the published files for Video-LLaVA; older adapters have the published ones.
+    """
+    kind = model.config.model_type
+    spellings = {"published": SAME}
+    if kind == "video_llava":
+        spellings = {"nested": NESTED, "nested, flat towers": FLAT_TOWERS, "published": SAME}
+    return {
+        "spellings": spellings,
+        "made_for": (CLASSES[kind], f"transformers.models.{kind}.modeling_{kind}"),
+    }
+
+
+CLASSES = {
+    "instructblip": "InstructBlipForConditionalGeneration",
+    "instructblipvideo": "InstructBlipVideoForConditionalGeneration",
+    "video_llava": "VideoLlavaForConditionalGeneration",
+}
+"""model_type → the reference's class."""
+
+
 def _encodes(text: nn.Module) -> bool:
     """An encoder-decoder, which has no `model.` level in any spelling."""
     return text.cache_spec.cross
