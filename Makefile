@@ -1,4 +1,4 @@
-# make demo   answers questions about the clips in examples/ with the embedded model
+# make demo   answers questions about the clips in watchword/demo/clips with the embedded model
 # make test   runs the tests, parity with the reference included
 # make check  what CI runs: format, lint, types, import contracts, budgets, tests
 #
@@ -16,7 +16,7 @@ PARITY := transformers==4.56.2 sentencepiece protobuf accelerate peft
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready-demo
-	@echo "== asking the embedded model about the clips in examples/"
+	@echo "== asking the embedded model about its clips of moving shapes"
 	@$(BIN)/watchword demo
 
 test: $(VENV)/.ready-test

@@ -4,6 +4,6 @@ from pathlib import Path
 
 import watchword
 
-clip = watchword.media.read_frames(Path(__file__).parent / "shapes_1.mp4")
+clip = watchword.media.read_frames(Path(watchword.__file__).parent / "demo/clips/shapes_1.mp4")
 model = watchword.load()
 print(model.ask(clip.frames[0], "How many objects are there?").text)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import watchword
 
-clip = Path(__file__).parent / "shapes_3.mp4"
+clip = Path(watchword.__file__).parent / "demo/clips/shapes_3.mp4"
 stream = watchword.load().stream(clip, "What happens?")
 for piece in stream:
     print(piece, end="", flush=True)

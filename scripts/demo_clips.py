@@ -1,8 +1,7 @@
 """Make the clips that `watchword demo` asks about: python scripts/demo_clips.py
 
-They lie in watchword/demo/clips, so that an installed library has them, and show in examples/ by links.
-clips.json
-holds the questions to each clip with their right answers.
+They lie in watchword/demo/clips, so that an installed library has them; clips.json holds the questions to
+each clip with their right answers.
 """
 
 import json
@@ -42,9 +41,6 @@ def main() -> None:
         frames = shapes.render(scene, shapes.frame_times(FRAMES)[None], SIDE)[0][0]
         write_clip(CLIPS / name, frames.round().byte().permute(0, 2, 3, 1).contiguous())
         asked[name] = dict(pairs)
-        link = ROOT / "examples" / name
-        link.unlink(missing_ok=True)
-        link.symlink_to(Path("..") / "watchword" / "demo" / "clips" / name)
     (CLIPS / "clips.json").write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ import typer
 from watchword.cli.shell import guarded, introduce
 
 CLIPS = Path(__file__).parents[1] / "demo" / "clips"
-"""H.264 clips, also to be seen in examples/; clips.json has questions to each, with their right answers."""
+"""H.264 clips; clips.json has questions to each, with their right answers."""
 
 
 def demo() -> None:
