@@ -81,7 +81,11 @@ def join_heads(x: Float[Tensor, "B h L d"]) -> Float[Tensor, "B L D"]:
 
 
 def run_layer(stack: nn.Module, layer: nn.Module, *args, **kwargs):
-    """One layer of a stack; recomputed in the backward pass if the stack's `gradient_checkpointing` is on."""
-    if stack.training and getattr(stack, "gradient_checkpointing", False):
+    """One layer of a stack; recomputed in the backward pass if the stack's `gradient_checkpointing` is on.
+
+    That is for training; a frozen stack in evaluation mode that gradients go through says so by `recomputes`.
+    """
+    asked = stack.training or getattr(stack, "recomputes", False)
+    if asked and getattr(stack, "gradient_checkpointing", False):
         return checkpoint(layer, *args, use_reentrant=False, **kwargs)
     return layer(*args, **kwargs)
