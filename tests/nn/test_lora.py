@@ -179,11 +179,15 @@ def test_targets_are_ends_of_names_expressions_or_all():
     assert lora.matching(model, lora.ALL) == every  # adapted ones are targets as well, their parts are not
 
 
-def test_a_part_knows_whether_an_adapter_touches_it():
-    model = with_adapters("one", targets=["0.q"])
-    assert lora.touches(model, "one")
-    assert lora.touches(model.layers[0], "one")
-    assert not lora.touches(model.layers[1], "one")
+def test_a_stamp_tells_what_an_adapter_changes_where():
+    model = with_adapters("one", "two", targets=["0.q"])
+    one = lora.stamps(model, "one")
+    assert len(one) == 1
+    assert one == lora.stamps(model.layers[0], "one") != lora.stamps(model, "two")
+    assert lora.stamps(model.layers[1], "one") == lora.stamps(model, BASE) == ()
+    lora.remove_adapter(model, "one")
+    add_adapter(model, ["0.q"], 2, name="one")
+    assert lora.stamps(model, "one") != one
 
 
 @pytest.mark.parametrize(

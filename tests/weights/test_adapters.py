@@ -187,7 +187,8 @@ def test_the_first_pattern_that_fits_a_name_or_its_end_counts(folder):
         (lambda f: changed(f, target_modules=["model.text.layers.0.q"]), CheckpointError,
          "0 modules are missing: none; 1 are not among its target_modules: model.text.layers.1.q"),
         (lambda f: changed(f, r=4), CheckpointError,
-         "4 tensors do not fit the model and adapter_config.json: model.text.layers.0.q.lora_A is (3, 4) and should be (4, 4)"),
+         "4 tensors do not fit the model and adapter_config.json: model.text.layers.0.q.lora_A is (3, 4) and "
+         "should be (4, 4)"),
         (lambda f: rewritten(f, lambda s: s[max(s)].fill_(float("nan"))), CheckpointError,
          "model.text.layers.1.q holds values that are no finite numbers"),
     ],

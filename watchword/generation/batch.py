@@ -13,6 +13,7 @@ from watchword.generation.kept import Kept
 from watchword.generation.prefix import Chain
 from watchword.generation.requests import Ticket
 from watchword.generation.running import Answering, answering
+from watchword.nn.lora import using
 from watchword.shapes import Float, Int, Tensor
 
 
@@ -149,12 +150,21 @@ class Batch:
     def _decode(self, ids: Int[Tensor, "N"]) -> Float[Tensor, "R V"]:
         """Scores of all rows, or of those that are left after others failed."""
         try:
-            return self._decoder.decode(ids, self.cache).to(torch.float32)
+            with using(self._adapters(len(ids)), self._device):
+                return self._decoder.decode(ids, self.cache).to(torch.float32)
         except Exception as error:
             if len(self.running) == 1:
                 self.leave(self.running, "failed", told(error))
                 return torch.empty(0, 0, device=self._device)
         return self._apart(ids)
+
+    def _adapters(self, rows: int) -> list[str | None]:
+        """The adapter of every row."""
+        names: list[str | None] = [None] * rows
+        for one in self.running:
+            for row in one.rows:
+                names[row] = one.ticket.job.adapter
+        return names
 
     def _apart(self, ids: Int[Tensor, "N"]) -> Float[Tensor, "R V"]:
         """Something failed in company: let each request try alone, so that only the guilty one fails."""
@@ -164,7 +174,8 @@ class Batch:
         for one in self.running:
             alone = whole.picked(one.rows)
             try:
-                logits.append(self._decoder.decode(ids[one.rows], alone).to(torch.float32))
+                with using(one.ticket.job.adapter):
+                    logits.append(self._decoder.decode(ids[one.rows], alone).to(torch.float32))
             except Exception as error:
                 one.ticket.finish("failed", told(error))
                 continue

@@ -8,6 +8,7 @@ from watchword.generation.engine import Decoder
 from watchword.generation.kept import Kept
 from watchword.generation.prefix import Chain, longest
 from watchword.generation.requests import Job, Ticket
+from watchword.nn.lora import using
 from watchword.shapes import Float, Tensor
 
 
@@ -15,7 +16,8 @@ def kept_chain(job: Job, kept: Kept | None, decoder: Decoder) -> Chain | None:
     """The hashes of a prompt's blocks, where anything can be shared."""
     if kept is None or not kept.budget or job.keys is None or not decoder.piecewise:
         return None
-    return Chain(job.scope, job.keys)
+    scope = job.scope if job.adapter is None else repr((job.adapter, job.scope))  # other keys and values
+    return Chain(scope, job.keys)
 
 
 def keep(kept: Kept, hashes: list[bytes], block: int, cache: KVCache, row: int) -> None:
@@ -78,7 +80,8 @@ class Entry:
             )
         begin = None if job.start_ids is None else torch.tensor([job.start_ids], device=self._device)
         lengths = torch.tensor([end - start], device=self._device)
-        logits = self._decoder.prefill(embeds, lengths, self.cache, begin)
+        with using(job.adapter):
+            logits = self._decoder.prefill(embeds, lengths, self.cache, begin)
         self._done = end
         if end < job.length:
             return None
@@ -146,7 +149,8 @@ class Scoring:
         if longest_one > 1:
             cache = self._cache.picked([0] * len(some))
             lengths = torch.tensor([max(len(answer) - 1, 1) for answer in some], device=device)
-            rest = self._decoder.extend(ids[:, :-1], lengths, cache)
+            with using(self.ticket.job.adapter):
+                rest = self._decoder.extend(ids[:, :-1], lengths, cache)
             logs = torch.cat([logs, rest.float().log_softmax(dim=-1)], dim=1)
         found = logs.gather(2, ids[:, :, None])[:, :, 0].tolist()
         self._scores += [row[: len(answer)] for row, answer in zip(found, some)]

@@ -35,6 +35,7 @@ class Job:
         processors: applied to the scores after all penalties and before the sampling filters.
         stop: further reasons to end.
         answers: not to generate, but to say how likely these answers are.
+        adapter: the LoRA adapter that it runs with, by name, see `nn.lora`; None for the model's active one.
     """
 
     embed: Embed
@@ -50,6 +51,7 @@ class Job:
     processors: Sequence[Processor] = ()
     stop: Sequence[Stop] = ()
     answers: tuple[tuple[int, ...], ...] | None = None
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         options = self.options

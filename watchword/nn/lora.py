@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ from watchword.shapes import Float, Tensor
 BASE = "base"
 """The name that asks for the model as it was, without any adapter."""
 
+NUMBERS = count()
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 PREFIX = "lora_"
 
@@ -49,6 +51,7 @@ class Lora(nn.Module):
         self.A = nn.Parameter(torch.empty(rank, inner, dtype=torch.float32))
         self.B = nn.Parameter(torch.zeros(outer, rank, dtype=torch.float32))
         self.rank, self.alpha, self.dropout, self.rslora = rank, alpha, dropout, rslora
+        self.number = next(NUMBERS)  # no other has it, whatever takes its place and name later
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # as linears begin; so does the reference's A
 
     @property
@@ -269,11 +272,7 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def set_active(model: nn.Module, name: str) -> None:
-    """The adapter that counts where nothing else is said; `BASE` for none.
-
-    Raises:
-        RequestError: the model has none of that name.
-    """
+    """The adapter that counts where nothing else is said; `BASE` for none. Unknown names are refused."""
     check_known(model, name)
     for linear in adapted(model).values():
         linear.active = name
@@ -310,9 +309,9 @@ def adapter_names(model: nn.Module) -> list[str]:
     return list(dict.fromkeys(name for linear in adapted(model).values() for name in linear.adapters))
 
 
-def touches(part: nn.Module, name: str) -> bool:
-    """Whether an adapter changes anything in this part of a model."""
-    return any(name in linear.adapters for linear in adapted(part).values())
+def stamps(part: nn.Module, name: str) -> tuple[int, ...]:
+    """What an adapter changes in a part of a model, in numbers that come once; () for nothing."""
+    return tuple(one.adapters[name].number for one in adapted(part).values() if name in one.adapters)
 
 
 def check_name(name: str) -> None:

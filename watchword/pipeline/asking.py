@@ -15,6 +15,7 @@ from watchword.media.decode import read_media
 from watchword.media.frames import Clip
 from watchword.media.pick import Pick, uniform
 from watchword.media.spec import PixelSpec
+from watchword.nn.lora import adapter_names
 from watchword.pipeline.answer import Answer
 from watchword.pipeline.chatting import Chat
 from watchword.pipeline.explaining import Explained, explain
@@ -63,6 +64,7 @@ class Pipeline:
         frames: int | Pick | None = None,
         options: Options | None = None,
         scope: str = "",
+        adapter: str | None = None,
         **settings: Any,
     ) -> Answer:
         """Ask about a picture or a clip.
@@ -76,6 +78,8 @@ class Pipeline:
             options: how the answer is made; see `Options`.
             scope: what earlier questions left is reused for questions of the same scope only. Give each user
                 a scope of their own where they should not learn from the time of an answer what others asked.
+            adapter: which of the adapters given to `load` answers, or "base" for the model without; when None
+                the only one, or "base" where there are several.
             **settings: the fields of `Options` by name instead, with `max_tokens` and `beams` as short names
                 of `max_new_tokens` and `num_beams`; and other fields of generation_config.json.
 
@@ -85,7 +89,7 @@ class Pipeline:
                 each other.
             CapacityError: more than the model has positions for, than the engine takes, or than memory holds.
         """
-        wish = wished(options, scope, settings)
+        wish = wished(options, scope, settings | {"adapter": adapter})
         return Stream(self, self._asked(media, question, frames, wish)).collect()
 
     def stream(
@@ -96,13 +100,14 @@ class Pipeline:
         frames: int | Pick | None = None,
         options: Options | None = None,
         scope: str = "",
+        adapter: str | None = None,
         **settings: Any,
     ) -> Stream:
         """The same, piece by piece: iterate over the result, then read its `answer`.
 
         The joined pieces are the answer's text; no piece holds half a character or any of a stop string.
         """
-        wish = wished(options, scope, settings)
+        wish = wished(options, scope, settings | {"adapter": adapter})
         one_answer("stream", wish)
         return Stream(self, self._asked(media, question, frames, wish))
 
@@ -160,9 +165,11 @@ class Pipeline:
         rule: str = "sum",
         frames: int | Pick | None = None,
         scope: str = "",
+        adapter: str | None = None,
     ) -> Ranking:
         """How likely each of some answers is, the likeliest first; see `pipeline.ranking.rank`."""
-        return rank(self, self._exchange("rank", media, question, frames), candidates, rule, scope)
+        exchange = self._exchange("rank", media, question, frames)
+        return rank(self, exchange, candidates, rule, scope, adapter)
 
     def score(
         self,
@@ -172,15 +179,21 @@ class Pipeline:
         *,
         frames: int | Pick | None = None,
         scope: str = "",
+        adapter: str | None = None,
     ) -> Scored:
         """How likely the model finds an answer, token by token; see `pipeline.ranking.score`."""
-        return score(self, self._exchange("score", media, question, frames), answer, scope)
+        return score(self, self._exchange("score", media, question, frames), answer, scope, adapter)
 
     def explain(
         self, media: object, question: str, *, frames: int | Pick | None = None, **settings: Any
     ) -> Explained:
         """Ask, and say where the model looked for each word; see `pipeline.explaining.explain`."""
         return explain(self, media, question, frames=frames, **settings)
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of its adapters, as `load` was given them."""
+        return adapter_names(self.model)
 
     def pick(self, frames: int | Pick | None) -> Pick:
         """Which frames of a clip."""

@@ -21,8 +21,10 @@ from watchword.media.pick import Pick, everything
 from watchword.media.sheet import contact_sheet, save_sheet
 from watchword.media.spec import PixelSpec
 from watchword.nn.attention import Uncached
+from watchword.nn.lora import using
 from watchword.nn.trace import Trace
 from watchword.pipeline.families import Encoded, Exchange, Words, pixels_of
+from watchword.pipeline.preparing import chosen_adapter
 from watchword.pipeline.wording import grouped
 from watchword.prompt.segments import Text, encode_segments
 from watchword.shapes import Float, Tensor
@@ -137,7 +139,8 @@ def explain(
     given = {} if picture else {"frames": everything()}
     answer = pipeline.ask(clip.frames[0] if picture else clip.frames, question, **given, **settings)
     try:
-        words, attention, looks = traced(pipeline, clip, question, answer.text)
+        with using(chosen_adapter(pipeline.model, settings.get("adapter"))):
+            words, attention, looks = traced(pipeline, clip, question, answer.text)
     except torch.OutOfMemoryError as error:
         raise CapacityError(
             f"explain: out of memory on {pipeline.device} at {len(clip.frames)} frames; ask for fewer, or "

@@ -188,7 +188,8 @@ class Llava:
                 return model.video_tokens(sight.pixels()[None])
             return model.image_tokens(sight.pixels())
 
-        return sight.kept("features", (), lambda: look().flatten(0, 1))
+        parts = (model.video_tower, model.image_tower, model.multi_modal_projector)
+        return sight.kept("features", (), parts, lambda: look().flatten(0, 1))
 
     def _turns(
         self, config: Any, words: Words, exchanges: Sequence[Exchange]
@@ -264,12 +265,14 @@ class Blip:
         """Tower, and for every instruction Q-Former and projection."""
 
         def ask() -> Float[Tensor, "M D"]:
-            features = sight.kept("features", (), lambda: model.vision_model.features(sight.pixels())[0])
+            tower = model.vision_model
+            features = sight.kept("features", (), [tower], lambda: tower.features(sight.pixels())[0])
             ids = torch.tensor([instruction] * len(features), device=features.device)
             states = model.bridge(features, ids=ids)
             return model.language_projection(states[:, : model.query_tokens.shape[1]]).flatten(0, 1)
 
-        return sight.kept("qformer", instruction, ask)
+        parts = (model.vision_model, model.qformer, model.language_projection)
+        return sight.kept("qformer", instruction, parts, ask)
 
     def _media(
         self, config: Any, words: Words, exchanges: Sequence[Exchange]

@@ -11,6 +11,7 @@ from watchword.errors import CapacityError, RequestError, UnknownArgument, refus
 from watchword.generation.options import REFUSED, GenerationOptions
 from watchword.generation.requests import Job
 from watchword.media.frames import Clip
+from watchword.nn.lora import active, check_known, stamps
 from watchword.pipeline.choices import Choices, TextStop, answer_ids
 from watchword.pipeline.families import Encoded, Exchange, Position
 from watchword.pipeline.options import MAX_NEW_TOKENS, NAMES, Options, generation_options
@@ -67,11 +68,13 @@ class Wish:
         options: how the answer is made.
         others: further fields of generation_config.json.
         scope: only requests of one scope share what is kept.
+        adapter: which adapter answers; None for the model's active one.
     """
 
     options: Options
     others: Mapping[str, Any]
     scope: str = ""
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,13 +101,14 @@ class Asked:
 
 
 def wished(options: Options | None, scope: str, given: Mapping[str, Any]) -> Wish:
-    """Options as an object or by name, and further settings.
+    """Options as an object or by name, further settings, and `adapter`.
 
     Raises:
         UnknownArgument: a name that nothing understands.
         RequestError: options given both ways, or twice, or that do not fit.
     """
     given = {name: value for name, value in given.items() if value is not None}
+    adapter = given.pop("adapter", None)
     for short, name in SHORT.items():
         if short in given and name in given:
             raise RequestError(
@@ -128,7 +132,7 @@ def wished(options: Options | None, scope: str, given: Mapping[str, Any]) -> Wis
                 "out"
             )
         others["do_sample"] = True
-    return Wish(options, others, scope)
+    return Wish(options, others, scope, adapter)
 
 
 def prepare(
@@ -160,7 +164,7 @@ def prepare(
     settings, cut = fitted(pipeline, settings, encoded, frames)
     stop = wish.options.stop
     job = job_of(
-        pipeline, exchanges, encoded, wish.scope, content,
+        pipeline, exchanges, encoded, wish.scope, content, wish.adapter,
         options=settings,
         seed=wish.options.seed if settings.do_sample else None,
         logprobs=wish.options.logprobs,
@@ -195,13 +199,15 @@ def job_of(
     encoded: Encoded,
     scope: str,
     content: Callable[[Clip], bytes] = digest,
+    adapter: str | None = None,
     **rest: Any,
 ) -> Job:
     """The job of a prompt; `rest` are further fields of it."""
     family, model = pipeline.family, pipeline.model
     scope = f"{scope}\n{state(model)}"
+    adapter = chosen_adapter(model, adapter)
     sights = [
-        Sight(clip, pipeline.specs[clip.kind], pipeline.device, pipeline.cache, scope, content(clip))
+        Sight(clip, pipeline.specs[clip.kind], pipeline.device, pipeline.cache, scope, content(clip), adapter)
         for clip in family.shown(exchanges)
     ]
     told = family.instruction(pipeline.words, exchanges[-1].question) if sights else ()
@@ -218,12 +224,25 @@ def job_of(
         embed=lazy,
         length=encoded.length,
         keys=named,
-        scope=scope,
+        scope=f"{scope}\n{stamps(model, adapter)}",
         history=history(pipeline, encoded),
         encoder_ids=tuple(encoded.ids),
         start_ids=start,
+        adapter=adapter,
         **rest,
     )
+
+
+def chosen_adapter(model: Any, asked: str | None) -> str:
+    """The adapter asked for, else the active one.
+
+    Raises:
+        RequestError: the model has none of that name.
+    """
+    if asked is None:
+        return active(model)
+    check_known(model, asked)
+    return asked
 
 
 def start_ids(pipeline: Any) -> tuple[int, ...] | None:

@@ -81,7 +81,12 @@ class Ranking:
 
 
 def rank(
-    pipeline: Any, exchange: Exchange, candidates: Sequence[str], rule: str = "sum", scope: str = ""
+    pipeline: Any,
+    exchange: Exchange,
+    candidates: Sequence[str],
+    rule: str = "sum",
+    scope: str = "",
+    adapter: str | None = None,
 ) -> Ranking:
     """Rank given answers to a question.
 
@@ -100,7 +105,7 @@ def rank(
         exchange: the question with its medium.
         candidates: different answers.
         rule: how they are compared.
-        scope: see `Pipeline.ask`.
+        scope, adapter: see `Pipeline.ask`.
 
     Raises:
         RequestError: no candidates, an empty or a repeated one, one that the tokenizer cannot spell, or an
@@ -114,13 +119,13 @@ def rank(
         raise RequestError(f"rank: rule={rule!r}; expected one of {', '.join(map(repr, RULES))}")
     texts = distinct("candidates", candidates)
     ids = ids_of(pipeline, [exchange], "candidates", texts)
-    scored = scores(pipeline, exchange, texts, ids, scope)
+    scored = scores(pipeline, exchange, texts, ids, scope, adapter)
     values = [one.mean if rule == "mean" else one.sum for one in scored]
     ends = end_token(pipeline, GenerationOptions.from_dict(pipeline.settings)) is not None
     if rule == "instructblip" and ends and not pipeline.model.config.text_config.is_encoder_decoder:
         values = [math.fsum(token.logprob for token in one.tokens[:-1]) for one in scored]
     if rule == "unconditional":
-        plain = scores(pipeline, None, texts, ids, scope)
+        plain = scores(pipeline, None, texts, ids, scope, adapter)
         values = [one.sum - other.sum for one, other in zip(scored, plain)]
     top = max(values)
     weights = [math.exp(value - top) for value in values]
@@ -132,7 +137,9 @@ def rank(
     return Ranking(tuple(found), rule, pipeline.name)
 
 
-def score(pipeline: Any, exchange: Exchange, answer: str, scope: str = "") -> Scored:
+def score(
+    pipeline: Any, exchange: Exchange, answer: str, scope: str = "", adapter: str | None = None
+) -> Scored:
     """How likely one answer is, token by token, its end included.
 
     Raises:
@@ -140,7 +147,8 @@ def score(pipeline: Any, exchange: Exchange, answer: str, scope: str = "") -> Sc
         CapacityError: more than the model has positions for, or than memory holds.
     """
     texts = distinct("answer", [answer])
-    return scores(pipeline, exchange, texts, ids_of(pipeline, [exchange], "answer", texts), scope)[0]
+    ids = ids_of(pipeline, [exchange], "answer", texts)
+    return scores(pipeline, exchange, texts, ids, scope, adapter)[0]
 
 
 def scores(
@@ -149,6 +157,7 @@ def scores(
     texts: Sequence[str],
     ids: Sequence[tuple[int, ...]],
     scope: str,
+    adapter: str | None = None,
 ) -> list[Scored]:
     """Answers behind a question, or behind an empty prompt."""
     settings = GenerationOptions.from_dict(pipeline.settings)
@@ -164,7 +173,7 @@ def scores(
     longest = max(len(answer) for answer in answers)
     check_room(pipeline, prompt, longest)
     own = GenerationOptions(max_new_tokens=longest)
-    job: Job = job_of(pipeline, exchanges, prompt, scope, digest, options=own, answers=answers)
+    job: Job = job_of(pipeline, exchanges, prompt, scope, digest, adapter, options=own, answers=answers)
     look(pipeline, job, prompt)
     try:
         ticket = pipeline.engine.run(job)

@@ -19,6 +19,7 @@ from watchword.generation.kept import Kept, imprint
 from watchword.media.frames import Clip
 from watchword.media.pixels import to_pixels
 from watchword.media.spec import PixelSpec
+from watchword.nn.lora import BASE, stamps, using
 from watchword.shapes import Float, Tensor
 
 
@@ -47,6 +48,7 @@ class Sight:
         store: what is kept.
         scope: the caller's, and the model's state.
         content: the frames' digest.
+        adapter: the one that the model looks with.
     """
 
     clip: Clip
@@ -55,17 +57,29 @@ class Sight:
     store: Kept
     scope: str
     content: bytes
+    adapter: str = BASE
 
     def pixels(self) -> Float[Tensor, "T 3 H W"]:
         """The frames as the model takes them."""
         return to_pixels(self.clip.frames, self.spec).to(self.device)
 
-    def kept(self, kind: str, extra: tuple[int, ...], compute: Callable[[], Tensor]) -> Tensor:
-        """What `compute` gives, from the store if it was computed before."""
-        name = (kind, self.scope, self.content, repr(self.spec), extra)
+    def kept(
+        self, kind: str, extra: tuple[int, ...], parts: Sequence[nn.Module], compute: Callable[[], Tensor]
+    ) -> Tensor:
+        """What `compute` gives, from the store if it was computed before.
+
+        Args:
+            kind: what it is.
+            extra: what else it depends on.
+            parts: of the model, all that it goes through. Adapters that leave them alone share it.
+            compute: run with this sight's adapter.
+        """
+        stamp = tuple(stamps(part, self.adapter) for part in parts)
+        name = (kind, self.scope, self.content, repr(self.spec), extra, stamp)
         found = self.store.get(name)
         if found is None:
-            found = compute()
+            with using(self.adapter):
+                found = compute()
             self.store.put(name, found)
         return found
 

@@ -95,14 +95,13 @@ def save_adapter(
 
 def load_adapter(
     model: nn.Module,
-    folder_or_id: str | os.PathLike,
+    folder: str | os.PathLike,
     family: Family,
     *,
     name: str = "default",
     learns: bool = False,
-    **hub_options: Any,
 ) -> peft.LoraConfig:
-    """Give a model the adapter of a folder or hub repository, and make it the active one.
+    """Give a model the adapter of a folder, and make it the active one.
 
     The model changes only when everything was read and fits. A and B are float32.
 
@@ -110,14 +109,13 @@ def load_adapter(
         family: of this model, see `models.layouts.for_adapters`.
         name: what it is called here.
         learns: train it further; see `nn.lora.add_adapter`.
-        **hub_options: see `weights.hub.fetch`.
 
     Raises:
         CheckpointError: files missing or damaged, made for another model, or with tensors that do not fit.
         ConfigError: an option that is not implemented.
         RequestError: a name that is taken or cannot be one.
     """
-    folder = hub.fetch(folder_or_id, patterns=(peft.FILE, *FILES, BESIDE), **hub_options)
+    folder = hub.fetch(folder)  # as it is, if it is there
     config = peft.read(folder)
     if (folder / BESIDE).exists():
         raise CheckpointError(
@@ -150,6 +148,14 @@ def load_adapter(
     base = config.base or "not named"
     logger.info("%s: adapter %r for %d linears; trained on: %s", folder, name, len(ours), base)
     return config
+
+
+def read_first(folder_or_id: str | os.PathLike, **hub_options: Any) -> Path:
+    """The folder of an adapter, after a look at its config: what is wrong with it shows before a large model
+    is read."""
+    folder = hub.fetch(folder_or_id, patterns=(peft.FILE, *FILES, BESIDE), **hub_options)
+    peft.read(folder)
+    return folder
 
 
 def respelled(path: str, rules: names.Rules) -> str | None:
