@@ -35,6 +35,10 @@ class CapacityError(WatchwordError, RuntimeError):
     """Too long, too many, or out of memory."""
 
 
+class TrainingError(WatchwordError, RuntimeError):
+    """A run cannot go on: its loss is no number, or jumped."""
+
+
 class MissingExtra(WatchwordError, ImportError):
     """An optional dependency is needed; the message names the extra to install."""
 

@@ -16,11 +16,12 @@ EXITS: dict[type[errors.WatchwordError], int] = {
     errors.MissingExtra: 4,
     errors.RequestError: 5,
     errors.CapacityError: 6,
+    errors.TrainingError: 7,
 }
 INTERRUPTED = 130
 CODES = (
     "Exit codes: 0 answered, 2 wrong usage, 3 picture or video, 4 checkpoint or config, 5 request, "
-    "6 too much for the model or memory, 130 interrupted."
+    "6 too much for the model or memory, 7 training had to stop, 130 interrupted."
 )
 
 REAL_MODEL = "LanguageBind/Video-LLaVA-7B-hf"
