@@ -13,6 +13,7 @@ from watchword.cli.explain import explain
 from watchword.cli.frames import frames
 from watchword.cli.rank import rank
 from watchword.cli.shell import CODES
+from watchword.cli.train import train
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app.command(epilog=CODES)(explain)
     app.command(epilog=CODES)(frames)
     app.command(epilog=CODES)(demo)
+    app.command(epilog=CODES)(train)
     app(arguments, prog_name="watchword")
 
 
