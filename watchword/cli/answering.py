@@ -27,6 +27,9 @@ Answers = Annotated[int, typer.Option("--n", min=1, help="So many answers, drawn
 Stop = Annotated[list[str] | None, typer.Option(help="The answer ends before this; may be repeated.")]
 Seed = Annotated[int | None, typer.Option(help="Makes drawing repeatable.")]
 Choice = Annotated[list[str] | None, typer.Option("--choice", help="The answer is this or another choice.")]
+Adapter = Annotated[
+    str | None, typer.Option(help="A LoRA adapter of the model: a folder or hub id in the PEFT format.")
+]
 Logprobs = Annotated[int | None, typer.Option(min=0, help="Log-probabilities, with --json.")]
 
 

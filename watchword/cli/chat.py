@@ -25,6 +25,7 @@ def chat(
         str | None,
         typer.Option(help="A checkpoint folder or hub id; else the embedded model: moving shapes only."),
     ] = None,
+    adapter: answering.Adapter = None,
     device: Annotated[str, typer.Option(help="auto (cuda, else mps, else cpu), or one of them.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
     frames: choosing.Frames = None,
@@ -50,7 +51,14 @@ def chat(
         from watchword.pipeline import load
 
         with bar("loading") as progress:
-            pipeline = load(model, device=device, dtype=dtype, progress=progress, local_files_only=offline)
+            pipeline = load(
+                model,
+                adapter=adapter,
+                device=device,
+                dtype=dtype,
+                progress=progress,
+                local_files_only=offline,
+            )
         introduce(pipeline)
         if resume is None:
             talk = pipeline.chat(frames=frames, overflow=overflow)

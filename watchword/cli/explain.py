@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from watchword.cli import choosing
+from watchword.cli import answering, choosing
 from watchword.cli.shell import bar, guarded, introduce, say
 
 
@@ -17,6 +17,7 @@ def explain(
         str | None,
         typer.Option(help="A checkpoint folder or hub id; else the embedded model: moving shapes only."),
     ] = None,
+    adapter: answering.Adapter = None,
     device: Annotated[str, typer.Option(help="auto (cuda, else mps, else cpu), or one of them.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
     frames: choosing.Frames = None,
@@ -42,7 +43,14 @@ def explain(
         from watchword.pipeline import load
 
         with bar("loading") as progress:
-            pipeline = load(model, device=device, dtype=dtype, progress=progress, local_files_only=offline)
+            pipeline = load(
+                model,
+                adapter=adapter,
+                device=device,
+                dtype=dtype,
+                progress=progress,
+                local_files_only=offline,
+            )
         introduce(pipeline)
         pick = from_flags(frames, **flags, default=pipeline.family.frames)
         found = pipeline.explain(media, question, frames=pick, max_tokens=max_tokens)

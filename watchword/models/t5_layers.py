@@ -251,7 +251,7 @@ def clamp_half(x: Tensor) -> Tensor:
     return x.clamp(min=-limit, max=limit)
 
 
-def project(x: Tensor, linear: nn.Linear) -> Tensor:
+def project(x: Tensor, linear: nn.Module) -> Tensor:
     """`linear` in its own floating type: in a float16 model `wo` is float32."""
     own = linear.weight.dtype
     return linear(x.to(own) if own.is_floating_point else x)

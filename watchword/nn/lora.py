@@ -284,11 +284,7 @@ def active(model: nn.Module) -> str:
 
 
 def remove_adapter(model: nn.Module, name: str) -> None:
-    """Take an adapter away; linears without any are what they were before.
-
-    Raises:
-        RequestError: the model has none of that name.
-    """
+    """Take an adapter away; linears without any are what they were before. Unknown names are refused."""
     if name == BASE:
         raise RequestError(f"adapter {BASE!r}: is the model without one and cannot be removed")
     check_known(model, name)
@@ -306,7 +302,11 @@ def adapted(model: nn.Module) -> dict[str, LoraLinear]:
 
 def adapter_names(model: nn.Module) -> list[str]:
     """The adapters of a model, in the order they came."""
-    return list(dict.fromkeys(name for linear in adapted(model).values() for name in linear.adapters))
+    first: dict[str, int] = {}
+    for linear in adapted(model).values():
+        for name, one in linear.adapters.items():
+            first[name] = min(one.number, first.get(name, one.number))
+    return sorted(first, key=first.__getitem__)
 
 
 def stamps(part: nn.Module, name: str) -> tuple[int, ...]:

@@ -140,9 +140,10 @@ class Pipeline:
         overflow: str = "error",
         turns: str = "documented",
         scope: str = "",
+        adapter: str | None = None,
     ) -> Chat:
         """Begin a conversation about a picture or clip; see `Chat`."""
-        chat = Chat(self, frames=frames, overflow=overflow, turns=turns, scope=scope)
+        chat = Chat(self, frames=frames, overflow=overflow, turns=turns, scope=scope, adapter=adapter)
         if media is not None:
             chat.show(media)
         return chat

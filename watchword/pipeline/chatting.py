@@ -12,7 +12,7 @@ from watchword.media.pick import Pick
 from watchword.pipeline.answer import Answer
 from watchword.pipeline.families import Exchange
 from watchword.pipeline.options import MAX_NEW_TOKENS, Options
-from watchword.pipeline.preparing import Asked, Stopwatch, Wish, prepare, room, wished
+from watchword.pipeline.preparing import Asked, Stopwatch, Wish, chosen_adapter, prepare, room, wished
 from watchword.pipeline.reuse import digest
 from watchword.pipeline.saving import read_chat, write_chat
 from watchword.pipeline.streaming import Stream
@@ -33,10 +33,11 @@ class Chat:
             leaves out the oldest turns, but not their pictures and clips.
         turns: how Video-LLaVA's turns end: "documented" puts a space behind an answer, "original" the end
             token, as in its training.
-        scope: see `Pipeline.ask`.
+        scope, adapter: see `Pipeline.ask`; a turn may name another adapter.
 
     Raises:
-        RequestError: an unknown way to handle overflow or turns, or one that the family does not have.
+        RequestError: an unknown way to handle overflow or turns, or one that the family does not have; or an
+            unknown adapter.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Chat:
         overflow: str = "error",
         turns: str = "documented",
         scope: str = "",
+        adapter: str | None = None,
     ) -> None:
         if overflow not in ("error", "drop_oldest"):
             raise RequestError(f"chat: overflow={overflow!r}; expected 'error' or 'drop_oldest'")
@@ -54,6 +56,7 @@ class Chat:
             raise RequestError(f"chat: turns={turns!r}; expected 'documented' or 'original'")
         if turns == "original" and not pipeline.family.knows_turns:
             raise RequestError(f"chat: turns='original', but {pipeline.name} knows no turns; leave it out")
+        self.adapter = adapter if adapter is None else chosen_adapter(pipeline.model, adapter)
         self.pipeline = pipeline
         self.frames, self.overflow, self.turns, self.scope = frames, overflow, turns, scope
         self._history: list[Exchange] = []
@@ -93,7 +96,7 @@ class Chat:
             raise RequestError("chat: the last answer is still coming; take all its pieces, or close it")
         if not isinstance(question, str) or not question.strip():
             raise RequestError(f"chat: the question is {question!r}, expected some words")
-        wish = wished(options, self.scope, settings)
+        wish = wished(options, self.scope, {"adapter": self.adapter} | settings)
         if wish.options.n > 1:
             raise RequestError(f"chat: n={wish.options.n}, but a conversation goes on from one answer")
         watch = Stopwatch(self.pipeline.device)
@@ -125,7 +128,10 @@ class Chat:
     def load(cls, pipeline: Any, path: Any, *, scope: str = "") -> "Chat":
         """Go on with a saved conversation; see `Pipeline.load_chat`."""
         saved = read_chat(path)
-        chat = cls(pipeline, overflow=saved.overflow, turns=saved.turns, frames=saved.frames, scope=scope)
+        chat = cls(
+            pipeline, overflow=saved.overflow, turns=saved.turns, frames=saved.frames, scope=scope,
+            adapter=saved.adapter,
+        )  # fmt: skip
         chat._history, chat._waiting, chat._paths = saved.history, saved.waiting, saved.paths
         return chat
 

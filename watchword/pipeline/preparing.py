@@ -11,7 +11,7 @@ from watchword.errors import CapacityError, RequestError, UnknownArgument, refus
 from watchword.generation.options import REFUSED, GenerationOptions
 from watchword.generation.requests import Job
 from watchword.media.frames import Clip
-from watchword.nn.lora import active, check_known, stamps
+from watchword.nn.lora import BASE, active, check_known, stamps
 from watchword.pipeline.choices import Choices, TextStop, answer_ids
 from watchword.pipeline.families import Encoded, Exchange, Position
 from watchword.pipeline.options import MAX_NEW_TOKENS, NAMES, Options, generation_options
@@ -234,11 +234,7 @@ def job_of(
 
 
 def chosen_adapter(model: Any, asked: str | None) -> str:
-    """The adapter asked for, else the active one.
-
-    Raises:
-        RequestError: the model has none of that name.
-    """
+    """The adapter asked for, which must be known, else the active one."""
     if asked is None:
         return active(model)
     check_known(model, asked)
@@ -339,12 +335,13 @@ def idle_seed(options: Options, settings: GenerationOptions) -> tuple[str, ...]:
     return ("nothing is drawn at random without temperature or top_p; the seed has no effect",)
 
 
-def told(settings: GenerationOptions, options: Options) -> dict[str, Any]:
+def told(settings: GenerationOptions, options: Options, adapter: str | None) -> dict[str, Any]:
     """The settings that differ from the defaults of generation, and options that are not among them."""
     plain = {field.name: field.default for field in fields(settings)}
     found = {name: getattr(settings, name) for name in plain if name != "prefix_allowed_tokens_fn"}
     own = {name: value for name, value in options.to_dict().items()
            if name in ("seed", "stop", "choices", "logprobs")}  # fmt: skip
+    own |= {} if adapter in (None, BASE) else {"adapter": adapter}
     return {name: value for name, value in found.items() if value != plain[name]} | own
 
 

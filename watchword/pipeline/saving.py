@@ -29,7 +29,7 @@ class Saved:
         history: what was said.
         waiting: media that were not asked about yet.
         paths: which of them came from which file, by the identity of the clip.
-        frames, overflow, turns: as for `Chat`.
+        frames, overflow, turns, adapter: as for `Chat`.
     """
 
     history: list[Exchange]
@@ -38,6 +38,7 @@ class Saved:
     frames: int | None
     overflow: Any
     turns: Any
+    adapter: str | None = None
 
 
 def write_chat(chat: Any, path: Any) -> None:
@@ -52,6 +53,7 @@ def write_chat(chat: Any, path: Any) -> None:
         "frames": chat.frames if isinstance(chat.frames, int) else None,
         "overflow": chat.overflow,
         "turns": chat.turns,
+        "adapter": chat.adapter,
         "history": [
             {"question": one.question, "media": [told(clip) for clip in one.clips], "answer": one.answer}
             for one in chat.history
@@ -88,7 +90,8 @@ def read_chat(path: Any) -> Saved:
             for one in raw["history"]
         ]
         waiting = [medium_from_dict(medium, paths) for medium in raw["waiting"]]
-        return Saved(history, waiting, paths, raw["frames"], raw["overflow"], raw["turns"])
+        adapter = raw.get("adapter")  # conversations of before there were any have none
+        return Saved(history, waiting, paths, raw["frames"], raw["overflow"], raw["turns"], adapter)
     except (KeyError, TypeError, binascii.Error) as error:
         raise RequestError(
             f"{path}: a damaged conversation ({type(error).__name__}: {error}); save it again"

@@ -199,6 +199,6 @@ class Stream:
                 "answer": samples[0].tokens,
             },
             seconds=seconds,
-            options=told(asked.settings, asked.wish.options),
+            options=told(asked.settings, asked.wish.options, asked.job.adapter),
             samples=tuple(samples),
         )
