@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from watchword.errors import RequestError
-from watchword.generation.cache import STEP, GrowingCache, KVCache
+from watchword.generation.cache import GrowingCache, KVCache, headroom
 from watchword.nn.attention import CacheSpec, Uncached, attention
 from watchword.shapes import Tensor
 
@@ -99,8 +99,8 @@ def test_cache_grows_in_steps_and_keeps_what_it_has():
     for q, k, v in parts:
         out, _ = cache.layer(0).attend(q, k, v)
         cache.advance(q.shape[2])
-    assert cache.capacity == 2 + STEP
-    assert cache.layer(0).own[0].shape[2] == 2 + STEP
+    assert cache.capacity == 2 + headroom(2)
+    assert cache.layer(0).own[0].shape[2] == 2 + headroom(2)
     q, k, v = together(parts)
     torch.testing.assert_close(out, attention(q, k, v, causal=True)[0][:, :, -1:])
 
@@ -365,3 +365,24 @@ def test_cache_rows_attend_together_unless_one_is_much_longer():
     assert cache.apart(2) is None
     cache.advance(torch.tensor([0, 10**6 + 7]))
     assert cache.apart(1) is None
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("waste", [0, 10**9])
+@pytest.mark.parametrize("copying", [0, 10**9])
+def test_cache_read_in_place_answers_as_its_filled_part(window, waste, copying, monkeypatch):
+    monkeypatch.setattr("watchword.generation.rows.WASTE", waste)
+    monkeypatch.setattr("watchword.generation.kv_layer.COPYING", copying)
+    monkeypatch.setattr("watchword.nn.attention.pays", lambda *sides: True)
+    parts = [tuple(side.bfloat16() for side in qkv(3, length)) for length in (6, 1, 1, 2)]
+    counts = (torch.tensor([6, 2, 4]), 1, 1, 2)
+    caches = [KVCache(SPEC, 3, 20, dtype=torch.bfloat16) for _ in range(2)]
+    for part, count in zip(parts, counts):
+        plain, blocked = (
+            cache.layer(0).attend(*part, window=window, backend=backend)[0]
+            for cache, backend in zip(caches, ("sdpa", "blocked"))
+        )
+        torch.testing.assert_close(blocked, plain, atol=0.03, rtol=0.03)
+        for cache in caches:
+            cache.advance(count)
+    assert caches[1].lengths.tolist() == [10, 6, 8]

@@ -82,7 +82,7 @@ def test_answers_are_those_of_requests_alone(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_answers_are_those_of_requests_alone_when_rows_attend_one_by_one(name, monkeypatch):
-    monkeypatch.setattr("watchword.generation.cache.WASTE", 0)
+    monkeypatch.setattr("watchword.generation.rows.WASTE", 0)
     assert sum(run(name, seed) for seed in (205, 206)) >= 4
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from watchword.errors import CapacityError
-from watchword.generation.cache import STEP, KVCache
+from watchword.generation.cache import KVCache, headroom
 from watchword.generation.engine import Decoder
 from watchword.generation.entry import Entry, keep
 from watchword.generation.kept import Kept
@@ -70,7 +70,7 @@ class Batch:
             self.cache = entry.cache
         else:
             # all the room it will want, so that nothing moves while it runs; the most patient ones grow later
-            self.cache.capacity = max(self.cache.capacity, start + min(ticket.options.most, STEP))
+            self.cache.capacity = max(self.cache.capacity, start + min(ticket.options.most, headroom(start)))
             self.cache.append_rows(entry.cache)
         self.running.append(Running(ticket, own, list(range(at, self.cache.rows)), start, entry.chain))
         self._next += choice.ids

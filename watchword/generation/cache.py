@@ -8,12 +8,12 @@ import torch
 
 from watchword.generation.growing import GrowingCache
 from watchword.generation.kv_layer import KVLayer
-from watchword.generation.rows import PLACES, STEP, Rows
+from watchword.generation.rows import PLACES, STEP, Rows, headroom
 from watchword.generation.storage import spread
 from watchword.nn.attention import CacheSpec
 from watchword.shapes import Bool, Float, Int, Tensor
 
-__all__ = ["PLACES", "STEP", "GrowingCache", "KVCache"]
+__all__ = ["PLACES", "STEP", "GrowingCache", "KVCache", "headroom"]
 
 
 class KVCache(Rows):
@@ -171,7 +171,7 @@ class KVCache(Rows):
     def _tighten(self) -> None:
         """Give storage back when less than half of it is needed."""
         places = -(-self.rows // PLACES) * PLACES
-        capacity = self.longest + STEP if self.rows else 0
+        capacity = self.longest + headroom(self.longest) if self.rows else 0
         if self.rows and 2 * places * capacity > self.places * self.capacity:
             return
         self.places, self.capacity = places, min(capacity, self.capacity)

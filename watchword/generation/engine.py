@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from watchword.errors import RequestError
-from watchword.generation.cache import STEP, KVCache
+from watchword.generation.cache import KVCache, headroom
 from watchword.generation.choose import greedy, sample
 from watchword.generation.ends import Ends, Stop
 from watchword.generation.logits import Processor, Seen, process
@@ -208,13 +208,14 @@ def _prefill(
     rows, length, _ = prompt.embeds.shape
     if prompt.start_ids is not None:
         length = prompt.start_ids.shape[1]
-    room = min(options.most, STEP) if copies == 1 else 0  # a fork copies: it makes room afterwards
-    cache = KVCache(decoder.cache_spec, rows, length + room, prompt.embeds.dtype, prompt.embeds.device)
+    room = min(options.most, headroom(length))
+    first = room if copies == 1 else 0  # a fork copies: it makes room afterwards
+    cache = KVCache(decoder.cache_spec, rows, length + first, prompt.embeds.dtype, prompt.embeds.device)
     logits = decoder.prefill(prompt.embeds, prompt.lengths, cache, prompt.start_ids)
     logits = logits.to(torch.float32, copy=True)  # a copy: callers keep it, models may reuse theirs
     if copies > 1:
         cache.fork(copies)
-        cache.ensure(length + min(options.most, STEP))
+        cache.ensure(length + room)
         logits = logits.repeat_interleave(copies, dim=0)
     return logits, cache
 

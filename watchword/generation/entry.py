@@ -3,7 +3,7 @@
 import torch
 
 from watchword.errors import RequestError
-from watchword.generation.cache import STEP, KVCache
+from watchword.generation.cache import KVCache, headroom
 from watchword.generation.engine import Decoder
 from watchword.generation.kept import Kept
 from watchword.generation.prefix import Chain, longest
@@ -54,7 +54,8 @@ class Entry:
         self._decoder, self._kept, self._piece, self._device = decoder, kept, piece, device
         start = ticket.job.start_ids
         length = ticket.job.length if start is None else len(start)
-        room = 0 if ticket.job.answers else min(ticket.options.most, STEP)  # it may become the running cache
+        room = min(ticket.options.most, headroom(length))  # it may become the running cache
+        room = 0 if ticket.job.answers else room
         self.cache = KVCache(decoder.cache_spec, 1, length + room, dtype, device)
         self._done = 0
         self._begun = False

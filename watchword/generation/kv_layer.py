@@ -7,8 +7,14 @@ import torch
 
 from watchword.generation.rows import Rows
 from watchword.generation.storage import Pair, each, put, resized, room
-from watchword.nn.attention import Attended, attention
+from watchword.nn.attention import Attended, attention, in_blocks
 from watchword.shapes import Float, Int, Tensor
+
+FEW = 16
+"""Queries that copying keys for would cost more than their products."""
+
+COPYING = 3
+"""Times that reading a key and value in place is cheaper than copying and then reading them."""
 
 
 class KVLayer:
@@ -33,23 +39,25 @@ class KVLayer:
         want_weights: bool = False,
     ) -> Attended:
         """Write `k`, `v` behind each row's length and attend to all slots up to each query's own."""
-        length = k.shape[2]
-        keys, values = (side.to(q.dtype) for side in self._write(k, v))
-        slots = None if want_weights else self.cache.apart(length)
+        cache, length = self.cache, k.shape[2]
+        self._write(k, v)
+        how: dict[str, Any] = dict(scale=scale, dropout=dropout, backend=backend)
+        few = length <= FEW and bias is None and not want_weights
+        in_place = few and self.own is not None and in_blocks(backend, q, *self.own)
+        slots = None if want_weights else cache.apart(length)
         if slots is not None:
-            return _apart(q, keys, values, slots, window, bias, scale=scale, dropout=dropout, backend=backend)
-        mask = self.cache.mask(length, window, q.device)
+            return self._apart(q, slots, window, bias, in_place, **how)
+        keys, values = self._read(slice(0, len(q)), slice(0, cache.longest + length), window, in_place)
+        mask = cache.mask(length, window, q.device, keys.shape[2])
         return attention(
             q,
-            keys,
-            values,
+            keys.to(q.dtype),
+            values.to(q.dtype),
             mask=mask,
             causal=mask is None,
-            scale=scale,
             bias=bias,
-            dropout=dropout,
-            backend=backend,
             want_weights=want_weights,
+            **how,
         )
 
     def cross(
@@ -64,7 +72,7 @@ class KVLayer:
     ) -> Attended:
         """Attend to the encoder's states, whose keys and values are computed at the first call."""
         if self.memory is None:
-            self.memory = keys()
+            self.memory = each(keys(), Tensor.contiguous)  # read at every step, as it lies
         rows, length = len(q), self.cache.memory_span(self.memory[0].shape[2])
         k, v = (side[:rows, :, :length] for side in self.memory)
         return attention(
@@ -78,7 +86,7 @@ class KVLayer:
             want_weights=want_weights,
         )
 
-    def _write(self, k: Tensor, v: Tensor) -> Pair:
+    def _write(self, k: Tensor, v: Tensor) -> None:
         cache, (rows, _, length, _) = self.cache, k.shape
         end = cache.longest + length
         cache.ensure(end)
@@ -90,7 +98,36 @@ class KVLayer:
             else:
                 row, at = where
                 store[row, :, at] = new.transpose(1, 2).to(store.dtype)  # B L g d
-        return self.own[0][:rows, :, :end], self.own[1][:rows, :, :end]
+
+    def _read(self, rows: slice, seen: slice, window: int | None, in_place: bool) -> Pair:
+        """Keys and values in those slots; or in all slots there are, where a product would copy a part of
+        them, which takes longer than multiplying a few that a mask then hides."""
+        assert self.own is not None
+        near = seen.stop if window is None else min(seen.stop, window)
+        if in_place and COPYING * near >= self.own[0].shape[2]:
+            return self.own[0][rows], self.own[1][rows]
+        return self.own[0][rows, :, seen], self.own[1][rows, :, seen]
+
+    def _apart(
+        self,
+        q: Tensor,
+        slots: list[int],
+        window: int | None,
+        bias: Tensor | None,
+        in_place: bool,
+        **how: Any,
+    ) -> Attended:
+        """One query per row, each attending to its own slots alone."""
+        outs = []
+        for row, end in enumerate(slots):
+            seen = slice(0 if window is None else max(0, end - window), end)
+            keys, values = self._read(slice(row, row + 1), seen, window, in_place)
+            there = keys.shape[2]
+            mask = None if there == end - seen.start else self.cache.row_mask(end, window, there, q.device)
+            own = None if bias is None else bias[row if len(bias) > 1 else 0, None, :, :, seen]
+            one = q[row, None], keys.to(q.dtype), values.to(q.dtype)
+            outs.append(attention(*one, mask=mask, bias=own, **how)[0])
+        return torch.cat(outs), None
 
     def take(self, rows: Int[Tensor, "N"]) -> None:
         """Keep these rows, in this order."""
@@ -147,22 +184,3 @@ class KVLayer:
         if self.memory is not None:
             length = cache.memory_span(self.memory[0].shape[2])
             self.memory = resized(self.memory, cache.places, length, length)
-
-
-def _apart(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    slots: list[int],
-    window: int | None,
-    bias: Tensor | None,
-    **settings: Any,
-) -> Attended:
-    """One query per row, each attending to its own slots alone."""
-    outs = []
-    for row, end in enumerate(slots):
-        seen = slice(0 if window is None else max(0, end - window), end)
-        own = None if bias is None else bias[row if len(bias) > 1 else 0, None, :, :, seen]
-        one = (q[row, None], k[row, None, :, seen], v[row, None, :, seen])
-        outs.append(attention(*one, causal=True, bias=own, **settings)[0])
-    return torch.cat(outs), None

@@ -6,7 +6,7 @@ from watchword.nn.attention import CacheSpec
 from watchword.shapes import Bool, Int, Tensor
 
 STEP = 256
-"""Slots by which a full cache grows, at least."""
+"""Slots by which a full cache grows, at most: a step may multiply all of them, filled or not."""
 
 PLACES = 4
 """Rows by which a full cache grows when others join."""
@@ -41,7 +41,7 @@ class Rows:
         self._memory_shortest, self._memory_longest = 0, 0
         self._host = [0] * rows  # known here, so that no step waits for the device
         self._longest, self._even = 0, True
-        self._masks: dict[object, Tensor | None] = {}  # of this step, as the next
+        self._masks: dict[object, Tensor] = {}  # of this step, as the next
         self._slots: dict[object, tuple[Tensor, Tensor]] = {}
         self._memory_masks: dict[object, Tensor] = {}
 
@@ -85,9 +85,9 @@ class Rows:
             self._measure()
 
     def ensure(self, capacity: int) -> None:
-        """Have room for `capacity` slots per row, growing by `STEP` or more when there is not."""
+        """Have room for `capacity` slots per row, and some more if there was not."""
         if capacity > self.capacity:
-            self.capacity = max(capacity, self.capacity + STEP)
+            self.capacity = max(capacity, self.capacity + headroom(self.capacity))
 
     def apart(self, length: int) -> list[int] | None:
         """How many slots each row faces, if its neighbours are so much longer that rows should attend one by
@@ -107,17 +107,31 @@ class Rows:
             self._slots[key] = row, self.span(length, device)[0]
         return self._slots[key]
 
-    def mask(self, length: int, window: int | None, device: torch.device) -> Bool[Tensor, "b 1 L S"] | None:
-        """Which slots the next `length` tokens may see; None when a causal triangle says it all."""
-        slots = self._longest + length
-        if self._even and (window is None or slots <= window):
+    def mask(
+        self, length: int, window: int | None, device: torch.device, slots: int | None = None
+    ) -> Bool[Tensor, "b 1 L S"] | None:
+        """Which of the first `slots` slots each of the next `length` queries may see; those that are filled
+        when None is given. None when a causal triangle says it all."""
+        end = self._longest + length
+        slots = end if slots is None else slots
+        if self._even and slots == end and (window is None or slots <= window):
             return None
-        key = (length, window, device)
+        key = (length, window, device, slots)
         if key not in self._masks:
             place = self.span(length, device)[0][:, None, :, None]
             slot = torch.arange(slots, device=device)
             seen = slot <= place
             self._masks[key] = seen if window is None else seen & (slot > place - window)
+        return self._masks[key]
+
+    def row_mask(
+        self, end: int, window: int | None, slots: int, device: torch.device
+    ) -> Bool[Tensor, "1 1 1 S"]:
+        """Which of `slots` slots the newest query of a row that is `end` long may see."""
+        key = ("row", end, window, slots, device)
+        if key not in self._masks:
+            slot = torch.arange(slots, device=device)[None, None, None]
+            self._masks[key] = (slot < end) & (slot >= (0 if window is None else end - window))
         return self._masks[key]
 
     def memory_mask(self, length: int, device: torch.device) -> Bool[Tensor, "B 1 1 M"] | None:
@@ -149,3 +163,9 @@ class Rows:
         """What was worked out for the lengths as they were."""
         self._masks.clear()
         self._slots.clear()
+
+
+def headroom(length: int) -> int:
+    """Slots to add to a row of so many: an eighth, for a step multiplies them all, but 64 or more, for making
+    them copies the row; `STEP` at most."""
+    return min(STEP, max(64, length // 8))

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from watchword.errors import MissingExtra, RequestError
+from watchword.nn.blocked import blocked, pays
 from watchword.shapes import Bool, Float, Int, Tensor
 
 Attended = tuple[Tensor, Tensor | None]
@@ -109,27 +110,14 @@ class Uncached:
         backend: str = "sdpa",
         want_weights: bool = False,
     ) -> Attended:
-        short = window is None or k.shape[2] <= window
-        if self.mask is None and short:
-            return attention(
-                q,
-                k,
-                v,
-                causal=True,
-                scale=scale,
-                bias=bias,
-                dropout=dropout,
-                backend=backend,
-                want_weights=want_weights,
-            )
-        mask = causal_mask(q.shape[2], k.shape[2], q.device, window)[None, None]
-        if self.mask is not None:
-            mask = mask & self.mask[:, None, None, :]
+        mask = None if self.mask is None else self.mask[:, None, None, :]
         return attention(
             q,
             k,
             v,
             mask=mask,
+            causal=True,
+            window=window,
             scale=scale,
             bias=bias,
             dropout=dropout,
@@ -172,6 +160,7 @@ def attention(
     mask: Bool[Tensor, "..."] | None = None,
     bias: Float[Tensor, "..."] | None = None,
     causal: bool = False,
+    window: int | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
     backend: str = "sdpa",
@@ -185,6 +174,7 @@ def attention(
             result that means nothing.
         bias: added to the scaled scores; broadcasts to B h L S.
         causal: the last query sees all keys, the one before all but one, and so on.
+        window: with `causal`, so many keys back at most, a query's own among them.
         scale: d^-1/2 when None.
         dropout: probability of dropping a weight; the caller passes 0 outside training.
         backend: a key of `BACKENDS`. Asking for weights uses the written-out form whatever the backend.
@@ -196,11 +186,22 @@ def attention(
     """
     if backend not in BACKENDS:
         raise RequestError(f"attention backend {backend!r}: unknown; use one of {', '.join(BACKENDS)}")
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if in_blocks(backend, q, k, v) and not want_weights and not dropout:
+        out = blocked(q, k, v, mask=mask, bias=bias, causal=causal, window=window, scale=scale)
+        return out, None
     run = eager if want_weights else BACKENDS[backend]
     if k.shape[1] != q.shape[1]:
         k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if window is not None and causal and k.shape[2] > window:
+        near = causal_mask(q.shape[2], k.shape[2], q.device, window)
+        mask, causal = near if mask is None else mask & near, False
     return run(q, k, v, mask=mask, bias=bias, causal=causal, scale=scale, dropout=dropout, upcast=upcast)
+
+
+def in_blocks(backend: str, *sides: Tensor) -> bool:
+    """Whether `attention` goes block by block: asked for, and faster for tensors like these."""
+    return backend == "blocked" and pays(*sides)
 
 
 def eager(
@@ -289,4 +290,5 @@ def import_flash():
     return flash_attn
 
 
-BACKENDS = {"eager": eager, "sdpa": sdpa, "flash_attention_2": flash_attention_2}
+BACKENDS = {"eager": eager, "sdpa": sdpa, "flash_attention_2": flash_attention_2, "blocked": sdpa}
+"""By name. "blocked" is `nn.blocked` where that is faster, and this everywhere else."""
