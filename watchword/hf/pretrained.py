@@ -13,8 +13,8 @@ from watchword.errors import ConfigError, MissingExtra, RequestError, refuse_unk
 from watchword.hf.generation import GenerationConfig
 from watchword.hf.outputs import ModelOutput
 from watchword.models import layouts
+from watchword.models.mapped import homes
 from watchword.nn.attention import BACKENDS, import_flash
-from watchword.nn.devices import chosen_device
 from watchword.shapes import Tensor
 from watchword.weights import files, hub, load
 
@@ -46,6 +46,8 @@ class Pretrained:
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
         device_map: object = None,
+        max_memory: Mapping[int | str, int | str] | None = None,
+        offload_folder: str | os.PathLike | None = None,
         attn_implementation: str | None = None,
         quantization_config: object = None,
         generation_config: GenerationConfig | None = None,
@@ -58,7 +60,9 @@ class Pretrained:
             dtype: type of the weights in memory: a torch dtype, its name, or "auto" for what the config or
                 the files say. float32 when not given, whatever the files hold. `torch_dtype` is the older
                 name.
-            device_map: "auto" (cuda, else mps, else cpu), a device, or {"": device}.
+            device_map: a device; "auto" (one card if it holds the model, else several, the host, the disk;
+                without a card mps, else cpu); or a mapping from parts to devices. See `models.mapped.homes`.
+            max_memory, offload_folder: for device_map.
             attn_implementation: "eager", "sdpa" (default) or "flash_attention_2".
             **kwargs: `revision`, `token`, `local_files_only`, `cache_dir` for the hub; any other name must be
                 a field of the config, which it overrides.
@@ -66,7 +70,7 @@ class Pretrained:
         Raises:
             CheckpointError: files missing, or tensors that do not fit the model; the message names them.
             ConfigError: a config that is not this class's, or with fields that are not implemented.
-            MissingExtra: an attention implementation without its package.
+            MissingExtra: an attention implementation without its package, several devices without accelerate.
         """
         if quantization_config is not None:
             raise ConfigError(
@@ -79,12 +83,19 @@ class Pretrained:
         config = cls.read_config(folder, config, kwargs)
         source = files.open_weights(folder)
         dtype = chosen_dtype(dtype if dtype is not None else torch_dtype, config, source)
-        device = single_device(device_map)
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
         with torch.device("meta"):
             model = cls(config)
-        report = load.load_weights(model, source, dtype=dtype, device=device, **layouts.of(model))
+        spots = homes(
+            model,
+            torch.get_default_device() if device_map is None else device_map,
+            dtype=dtype,
+            max_memory=max_memory,
+            offload_folder=offload_folder,
+        )
+        report = load.load_weights(model, source, dtype=dtype, place=spots.place, **layouts.of(model))
+        spots.settle(model)
         logger.info("%s: %s", folder, report)
         model.generation_config = generation_config or GenerationConfig.from_folder(folder, config)
         model.name_or_path = str(pretrained_model_name_or_path)
@@ -144,13 +155,18 @@ class Pretrained:
         safe_serialization: bool = True,
     ) -> None:
         """Write config.json, generation_config.json and the weights, as the reference reads them too."""
+        state = dict(self.state_dict() if state_dict is None else state_dict)
+        if away := [name for name, tensor in state.items() if tensor.is_meta]:
+            raise RequestError(
+                f"save_pretrained: {len(away)} tensors are offloaded, the first is {away[0]!r}; expected all "
+                "values in memory; load without device_map to save"
+            )
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.config.architectures = [type(self).__name__]
         self.config.dtype = str(self.dtype).removeprefix("torch.")
         self.config.save_pretrained(folder)
         self.generation_config.save_pretrained(folder)
-        state = dict(self.state_dict() if state_dict is None else state_dict)
         files.save(
             layouts.for_disk(self, state),
             folder,
@@ -162,8 +178,8 @@ class Pretrained:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
+        """Where the parameters are; with several devices, where inputs belong."""
+        return getattr(self, "home", None) or next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -296,18 +312,6 @@ def chosen_dtype(asked: torch.dtype | str | None, config: object, source: object
             f"dtype {name!r}: not a torch dtype; use torch.float32, torch.bfloat16, torch.float16 or 'auto'"
         )
     return found
-
-
-def single_device(device_map: object) -> torch.device:
-    """One device from the documented forms of `device_map`."""
-    if isinstance(device_map, Mapping):
-        if list(device_map) != [""]:
-            raise ConfigError(
-                f"device_map with {len(device_map)} parts: only one device is implemented; "
-                "use 'auto' or {'': device}"
-            )
-        device_map = device_map[""]
-    return torch.get_default_device() if device_map is None else chosen_device(device_map, "device_map")
 
 
 @torch.no_grad()

@@ -136,7 +136,9 @@ class Llama(Causal):
     @property
     def cache_spec(self) -> CacheSpec:
         """What a KV cache for this model holds."""
-        return CacheSpec(len(self.model.layers), key_heads(self.config), head_width(self.config))
+        return CacheSpec(
+            len(self.model.layers), self.model.layers[0].self_attn.groups, head_width(self.config)
+        )
 
     @property
     def piecewise(self) -> bool:

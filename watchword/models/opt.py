@@ -152,8 +152,8 @@ class Opt(Causal):
     @property
     def cache_spec(self) -> CacheSpec:
         """What a KV cache for this model holds."""
-        heads = self.config.num_attention_heads
-        return CacheSpec(len(self.model.decoder.layers), heads, self.config.hidden_size // heads)
+        layers, width = self.model.decoder.layers, self.config.hidden_size // self.config.num_attention_heads
+        return CacheSpec(len(layers), layers[0].self_attn.heads, width)
 
     @property
     def max_positions(self) -> int:

@@ -111,7 +111,12 @@ class T5(nn.Module):
     @property
     def cache_spec(self) -> CacheSpec:
         """What a KV cache for the decoder holds."""
-        return CacheSpec(len(self.decoder.block), self.config.num_heads, self.config.d_kv, cross=True)
+        return CacheSpec(
+            len(self.decoder.block),
+            self.decoder.block[0].layer[0].SelfAttention.heads,
+            self.config.d_kv,
+            cross=True,
+        )
 
     @property
     def tied(self) -> dict[str, str]:

@@ -1,30 +1,40 @@
 """From a folder or hub id to a `Pipeline`."""
 
+import inspect
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from watchword.config import family_from_dict
-from watchword.errors import CheckpointError, ConfigError, MissingExtra
+from watchword.errors import CheckpointError, ConfigError, MissingExtra, refuse_unknown
 from watchword.generation.kept import Kept
 from watchword.generation.options import GenerationOptions
 from watchword.generation.serving import Engine, Limits
 from watchword.models import build, layouts
+from watchword.models.mapped import homes
+from watchword.models.parallel import Shares, rank_device
 from watchword.nn.attention import BACKENDS, import_flash
 from watchword.nn.devices import chosen_device
+from watchword.nn.lora import BASE, check_name, set_active
 from watchword.pipeline.asking import Pipeline
 from watchword.pipeline.families import FAMILIES
 from watchword.pipeline.settings import generation_settings, read_json
 from watchword.weights import files, hub
+from watchword.weights.adapters import Family, load_adapter, read_first
 from watchword.weights.load import load_weights
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED = Path(__file__).parents[1] / "demo" / "video-llava"
 """The checkpoint that comes with the library. It knows moving shapes only."""
+
+HUB_ARGUMENTS = ("revision", "token", "local_files_only")
+MAP_ARGUMENTS = ("max_memory", "offload_folder")
 
 CACHE_BYTES = 2 * 1024**3
 """What is kept between requests: one clip of 8 frames takes 1.1 GB with a model of 7 billion in bfloat16."""
@@ -34,14 +44,15 @@ def load(
     folder_or_id: str | os.PathLike | None = None,
     *,
     device: str | torch.device = "auto",
+    device_map: object = None,
+    parallel: str | None = None,
     dtype: str | torch.dtype = "auto",
     attn_implementation: str = "sdpa",
     progress: Callable[[int, int], None] | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
     cache_bytes: int = CACHE_BYTES,
     limits: Limits | None = None,
+    adapter: str | os.PathLike | Mapping[str, str | os.PathLike] | None = None,
+    **more: Any,
 ) -> Pipeline:
     """Open a checkpoint, ready to be asked.
 
@@ -49,26 +60,36 @@ def load(
         folder_or_id: a checkpoint folder, a hub id such as "LanguageBind/Video-LLaVA-7B-hf", or None for the
             tiny model that comes with the library and knows moving shapes only.
         device: "auto" takes cuda, else mps, else cpu.
+        device_map: several devices for one model: "auto" spreads it over the cards, then the host, then the
+            disk, if one card does not hold it; or a mapping from parts to devices. See `models.mapped`.
+        parallel: "tensor" splits the text model among the ranks of `torchrun`; every rank makes the same
+            calls and gets the same answers. See `models.parallel`.
         dtype: "auto" takes the type the files are stored in (float16 becomes bfloat16 on a CPU); else a torch
             dtype or its name.
         attn_implementation: "sdpa", "eager" or "flash_attention_2".
         progress: called with (values read, values in all) while weights are read.
-        revision, token, local_files_only: for the hub, see `weights.hub.fetch`.
         cache_bytes: how much of earlier requests is kept for later ones, on the model's device; 0 keeps
             nothing. What was not used for longest goes first.
         limits: how many requests are taken on together, and how large; `Limits()` when None.
+        adapter: the folder or hub id of a LoRA adapter in the PEFT format, which then answers; or several by
+            name, of which each request takes one: `ask(..., adapter="name")`.
+        **more: `revision`, `token`, `local_files_only` for the hub, see `weights.hub.fetch`; `max_memory` and
+            `offload_folder` for device_map, see `models.mapped.homes`.
 
     Raises:
         CheckpointError: files missing or not fitting.
         ConfigError: a model, a type or a device that is not implemented or not there.
+        MissingExtra: something optional that is not installed; the message names it.
+        UnknownArgument: a name that nothing understands.
 
     Example:
         >>> model = load()  # doctest: +SKIP
         >>> model.ask("clip.mp4", "What happens?").text  # doctest: +SKIP
     """
+    refuse_unknown("load", more, [*HUB_ARGUMENTS, *MAP_ARGUMENTS, *inspect.signature(load).parameters])
     folder = EMBEDDED
     if folder_or_id is not None:
-        folder = hub.fetch(folder_or_id, revision=revision, token=token, local_files_only=local_files_only)
+        folder = hub.fetch(folder_or_id, **{name: more[name] for name in HUB_ARGUMENTS if name in more})
     if not folder.is_dir():
         raise CheckpointError(
             f"{folder}: the embedded model is missing from this installation; install watchword again, or "
@@ -76,18 +97,27 @@ def load(
         )
     check_backend(attn_implementation)
     kept = Kept(cache_bytes)
-    where = chosen_device(device)
+    where = parallel_device(parallel, device, device_map) if parallel else chosen_device(device)
     config = family_from_dict(read_config(folder), str(folder / "config.json"))
     family = FAMILIES[config.model_type]
     words, specs = family.words(folder), family.specs(folder)  # small files first: what is wrong shows early
     settings = generation_settings(folder, config, own_file=family.own_settings)
     settings = _with_end(settings, words.text.eos_token_id)
     GenerationOptions.from_dict(settings)  # says now what no question could be answered with
+    adapters = adapter_folders(adapter, {name: more[name] for name in HUB_ARGUMENTS[1:] if name in more})
+    if parallel and adapters:
+        raise ConfigError("parallel='tensor' and adapter: not implemented together; merge the adapter first")
     source = files.open_weights(folder)
     model = build.build(config, backend=attn_implementation)
     kind = chosen_dtype(dtype, source.dtype, where)
-    load_weights(model, source, dtype=kind, device=where, progress=progress, **layouts.of(model))
-    model = model.eval()
+    spots = Shares(model, where) if parallel else homes(
+        model, where if device_map is None else device_map, dtype=kind,
+        **{name: more[name] for name in MAP_ARGUMENTS if name in more},
+    )  # fmt: skip
+    load_weights(model, source, dtype=kind, place=spots.place, progress=progress, **layouts.of(model))
+    spots.settle(model)
+    with_adapters(model, adapters)
+    model, where = model.eval(), spots.device
     return Pipeline(
         model=model,
         family=family,
@@ -101,6 +131,36 @@ def load(
         engine=Engine(model.language_model, limits=limits or Limits(), kept=kept, dtype=kind, device=where),
         cache=kept,
     )
+
+
+def parallel_device(parallel: str, device: str | torch.device, device_map: object) -> torch.device:
+    """This rank's device.
+
+    Raises:
+        ConfigError: another kind of parallel than "tensor", or device_map beside it.
+    """
+    if parallel != "tensor":
+        raise ConfigError(f"parallel {parallel!r}: not implemented; expected 'tensor' or None")
+    if device_map is not None:
+        raise ConfigError("parallel='tensor' and device_map: both say where the model goes; give one of them")
+    return rank_device(device)
+
+
+def adapter_folders(
+    asked: str | os.PathLike | Mapping[str, str | os.PathLike] | None, hub_arguments: Mapping[str, Any]
+) -> dict[str, Path]:
+    """The folders of adapters by name; a single one is called "default"."""
+    named = {} if asked is None else asked if isinstance(asked, Mapping) else {"default": asked}
+    for name in named:
+        check_name(name)
+    return {name: read_first(place, **hub_arguments) for name, place in named.items()}
+
+
+def with_adapters(model: nn.Module, folders: Mapping[str, Path]) -> None:
+    """Load adapters; a single one without a name of its own answers unless told otherwise."""
+    for name, folder in folders.items():
+        load_adapter(model, folder, Family(**layouts.for_adapters(model)), name=name)
+    set_active(model, "default" if list(folders) == ["default"] else BASE)
 
 
 def read_config(folder: Path) -> dict:
