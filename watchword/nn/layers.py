@@ -43,6 +43,24 @@ def activation(name: str | Callable[[Tensor], Tensor]) -> Callable[[Tensor], Ten
     return ACTIVATIONS[name]
 
 
+PIECE = 128
+"""Rows that elementwise work goes through at a time: what it needs in between stays in the cores' caches, and
+no large memory is mapped for it (9 times faster for 2,087 rows of 4096, benchmarks/attention.md)."""
+
+
+FEW = 2**15
+"""Numbers below which one pass after the other is as fast."""
+
+
+def in_pieces(x: Tensor, *others: Tensor) -> bool:
+    """Whether to go through `x` piece by piece: much of it, on a CPU, outside training and compilers, and all
+    of one type, so that results can be written into memory that is there."""
+    sides = (x, *others)
+    alike = x.device.type == "cpu" and all(side.dtype == x.dtype for side in others)
+    training = torch.is_grad_enabled() and any(side.requires_grad for side in sides)
+    return alike and x.numel() > FEW and not training and not torch.compiler.is_compiling()
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm in float32, cast back before the weight (LLaMA's order)."""
 
@@ -52,9 +70,22 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        if in_pieces(x, self.weight):
+            out = torch.empty_like(x, memory_format=torch.contiguous_format)
+            width = x.shape[-1]
+            for part, into in zip(x.reshape(-1, width).split(PIECE), out.view(-1, width).split(PIECE)):
+                self.write(part, into)
+            return out
         wide = x.float()
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(x.dtype)  # cast first: Source: LlamaRMSNorm.forward
+
+    def write(self, x: Float[Tensor, "n D"], into: Float[Tensor, "n D"]) -> None:
+        """The same steps, and so the same bits, into memory that is there."""
+        wide = x.to(torch.float32, copy=True)
+        wide.mul_(wide.pow(2).mean(-1, keepdim=True).add_(self.eps).rsqrt_())
+        into.copy_(wide)
+        into.mul_(self.weight)
 
 
 def check_heads(width: int, heads: int, where: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 
 from watchword.errors import ConfigError
+from watchword.nn.layers import PIECE, in_pieces
 from watchword.shapes import Float, Int, Tensor
 
 SCALINGS = ("default", "linear", "dynamic", "llama3")
@@ -69,5 +70,20 @@ def apply_rope(
     x: Float[Tensor, "B h L d"], cos: Float[Tensor, "b 1 L d"], sin: Float[Tensor, "b 1 L d"]
 ) -> Float[Tensor, "B h L d"]:
     """Rotate the pairs (x_j, x_{j+d/2}) by their angles."""
+    if in_pieces(x, cos, sin):
+        return rotated(x, cos, sin)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def rotated(
+    x: Float[Tensor, "B h L d"], cos: Float[Tensor, "b 1 L d"], sin: Float[Tensor, "b 1 L d"]
+) -> Float[Tensor, "B h L d"]:
+    """The same products and sums, and so the same bits, piece by piece into one new tensor."""
+    half = x.shape[-1] // 2
+    out = torch.empty_like(x)
+    for part, into, c, s in zip(*(side.split(PIECE, dim=2) for side in (x, out, cos, sin))):
+        torch.mul(part, c, out=into)
+        into[..., :half] -= part[..., half:] * s[..., :half]
+        into[..., half:] += part[..., :half] * s[..., half:]
+    return out
