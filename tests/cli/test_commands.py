@@ -5,12 +5,16 @@ import sys
 import time
 
 import pytest
+import torch
 
 import watchword
 from tests import folders
 from tests.media.clips import write
 from watchword.cli import commands, demo, shell
+from watchword.models import layouts
+from watchword.nn import lora
 from watchword.pipeline import opening
+from watchword.weights import adapters
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +168,25 @@ def test_help_is_quick_and_loads_nothing_heavy():
     assert time.perf_counter() - began < 5  # half a second on an idle machine
     assert out.endswith("[]\n")
     assert "ask" in out
+
+
+def test_an_adapter_answers_ranks_and_is_merged(capsys, clip, checkpoint, tmp_path):
+    model = watchword.load(checkpoint)
+    lora.add_adapter(model.model, ["v_proj"], 2)
+    for linear in lora.adapted(model.model).values():
+        torch.nn.init.normal_(linear.adapters["default"].B)
+    adapters.save_adapter(model.model, tmp_path / "a", adapters.Family(**layouts.for_adapters(model.model)))
+    given = ("--adapter", tmp_path / "a", "--max-tokens", 4)
+    code, out, _ = run(capsys, "ask", clip, "What happens?", "--model", checkpoint, *given)
+    wanted = watchword.load(checkpoint, adapter=tmp_path / "a").ask(clip, "What happens?", max_tokens=4)
+    assert (code, out) == (0, wanted.text + "\n")
+    code, _, err = run(capsys, "merge", checkpoint, tmp_path / "a", tmp_path / "merged")
+    assert (code, f"{tmp_path / 'merged'}: written; ask it with --model" in err) == (0, True)
+    code, out, _ = run(
+        capsys, "ask", clip, "What happens?", "--model", tmp_path / "merged", "--max-tokens", 4
+    )
+    assert out == wanted.text + "\n"
+    code, _, err = run(capsys, "merge", checkpoint, tmp_path / "a", tmp_path / "merged")
+    assert (code, "is there already" in err) == (5, True)
+    code, _, err = run(capsys, "rank", clip, "What?", "a", "b", "--model", checkpoint, "--adapter", clip)
+    assert (code, "is a file, expected a checkpoint folder" in err) == (4, True)

@@ -7,10 +7,13 @@ import typer
 
 import watchword
 from watchword.cli.ask import ask
+from watchword.cli.bench import bench
 from watchword.cli.chat import chat
 from watchword.cli.demo import demo
 from watchword.cli.explain import explain
+from watchword.cli.fit import fit
 from watchword.cli.frames import frames
+from watchword.cli.merge import merge
 from watchword.cli.rank import rank
 from watchword.cli.shell import CODES
 from watchword.cli.train import train
@@ -32,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app.command(epilog=CODES)(explain)
     app.command(epilog=CODES)(frames)
     app.command(epilog=CODES)(demo)
+    app.command(epilog=CODES)(fit)
+    app.command(epilog=CODES)(bench)
     app.command(epilog=CODES)(train)
+    app.command(epilog=CODES)(merge)
     app(arguments, prog_name="watchword")
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from watchword.errors import RequestError
+from watchword.nn.lora import adapter_names
 from watchword.shapes import Tensor
 from watchword.weights.names import SAME, Rename, Rules, respell
 
@@ -86,7 +88,16 @@ def of(model: nn.Module) -> dict[str, Any]:
 
 
 def for_disk(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A model's state under the names that the reference's class of the same name reads."""
+    """A model's state under the names that the reference's class of the same name reads.
+
+    Raises:
+        RequestError: the model has adapters, for which checkpoints have no place.
+    """
+    if found := adapter_names(model):
+        raise RequestError(
+            f"{type(model).__name__}: has the adapters {', '.join(found)}; save them with "
+            "weights.adapters.save_adapter, or add one to the weights with fold_adapter first"
+        )
     instruct = model.config.model_type in ("instructblip", "instructblipvideo")
     if instruct and not hasattr(model.language_model, "lm_head") and not _encodes(model.language_model):
         return respell(state, HEADLESS)

@@ -8,16 +8,17 @@ import json
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save
 from torch import nn
 
-from watchword.errors import CheckpointError, RequestError
+from watchword.errors import CheckpointError, ConfigError, RequestError
 from watchword.nn import lora
 from watchword.shapes import Tensor
 from watchword.weights import hub, names, peft
@@ -279,3 +280,35 @@ def values_of(model: nn.Module, name: str) -> dict[str, Tensor]:
         if name in one.adapters
         for part in "AB"
     }
+
+
+@torch.no_grad()
+def fold_adapter(model: nn.Module, name: str = "default") -> None:
+    """Add an adapter to the weights of its linears, and take all adapters away.
+
+    The sum is made in float32 and rounded to the type of the weights.
+
+    Raises:
+        RequestError: the model has no adapter of that name.
+        ConfigError: a linear that is quantized, or one whose weight others use too.
+    """
+    lora.check_known(model, name)
+    here = {path: one for path, one in lora.adapted(model).items() if name in one.adapters}
+    uses = Counter(id(one) for _, one in model.named_parameters(remove_duplicate=False))
+    for path, linear in here.items():
+        if not isinstance(linear.base, nn.Linear):
+            raise ConfigError(
+                f"{path}: is a {type(linear.base).__name__}, and an adapter can be added to dense weights "
+                "only; merge it into the checkpoint before it was quantized, then quantize that"
+            )
+        if uses[id(linear.base.weight)] > 1:
+            raise ConfigError(
+                f"{path}: shares its weight with another part of the model, which the adapter does not mean; "
+                "keep the adapter apart: load(..., adapter=...)"
+            )
+    for linear in here.values():
+        weight = cast(Tensor, linear.base.weight)
+        summed = (weight.float() + linear.adapters[name].delta()).to(weight.dtype)
+        linear.base.weight = nn.Parameter(summed, requires_grad=weight.requires_grad)
+    for other in lora.adapter_names(model):
+        lora.remove_adapter(model, other)
