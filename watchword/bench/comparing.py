@@ -1,0 +1,78 @@
+"""One run: ours, the peer if asked for, and the machine's limits, one after the other."""
+
+import gc
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from watchword.bench import ours, peer, plan, table
+from watchword.bench.table import Found
+from watchword.errors import RequestError
+from watchword.pipeline import opening
+from watchword.weights import hub
+
+PEERS = ("transformers",)
+
+
+def compare(
+    model: str | None,
+    work: ours.Work,
+    *,
+    against: str | None = None,
+    threads: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    quantize: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    offline: bool = False,
+) -> Found:
+    """Measure a checkpoint; the other arguments are those of `load`.
+
+    Args:
+        model: folder or hub id; None for the embedded model.
+        work: what is asked; without frames, a clip or picture as the family takes it.
+        against: a key of `PEERS`.
+        threads: of the processor; None leaves torch's choice.
+        say: told what is being done.
+
+    Raises:
+        RequestError: an unknown peer, or one that cannot do the same.
+        MissingExtra: the peer is not installed.
+    """
+    if against is not None:
+        check_peer(against)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder = opening.EMBEDDED if model is None else hub.fetch(model, local_files_only=offline)
+    made = plan.plan(folder, quantize=quantize, dtype=dtype)
+    work = replace(work, frames=work.frames or made.frames)
+    if work.frames is not None and made.frames is None and against is not None:
+        raise RequestError(
+            f"bench: frames={work.frames} against {against}, whose {made.config.model_type} takes pictures "
+            "only; leave out the frames"
+        )
+    how = {"device": device, "dtype": dtype, "local_files_only": offline}
+    how |= {} if quantize is None else {"quantize": quantize}
+    say("ours")
+    pipeline, load = ours.timed_load(folder, **how)
+    sides = [ours.measure(pipeline, work, load, f"watchword {made.form}")]
+    task, where = ours.peer_task(pipeline, work, str(folder)), pipeline.device
+    del pipeline
+    gc.collect()
+    if against is not None:
+        say(against)
+        sides.append(ours.Measured(**peer.measure_peer(task)))
+    say("the machine")
+    most = table.limits(made, where)
+    plans = [made, replace(made, form=str(made.dtype).removeprefix("torch."))]
+    limits = [most, most if len(sides) == 1 else table.limits(plans[1], where)]
+    tables = [table.rows(*one) for one in zip(sides, [work, work], plans, limits)]
+    return Found(sides, tables, work, made.form, torch.get_num_threads(), most)
+
+
+def check_peer(against: str) -> None:
+    """Refuse a peer before minutes are spent on our side."""
+    if against not in PEERS:
+        raise RequestError(f"bench: --against {against!r}: unknown; expected one of {', '.join(PEERS)}")
+    peer.check_installed()

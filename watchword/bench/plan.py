@@ -1,0 +1,149 @@
+"""What a checkpoint will need, from its config.json alone: bytes to hold and to read, operations to do."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from watchword.config import family_from_dict
+from watchword.errors import CheckpointError, ConfigError, RequestError
+from watchword.models import build
+from watchword.pipeline.families import FAMILIES
+from watchword.pipeline.opening import CACHE_BYTES, chosen_dtype, read_config
+from watchword.weights import files, sizes
+
+WORDS = 64
+"""Positions for words, in a prompt whose length nobody gave."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checkpoint as arithmetic sees it.
+
+    Attributes:
+        config: of the family.
+        shapes: of all its parameters.
+        form: a key of `sizes.FORMATS`: how it will be held.
+        dtype: type of what a packed format leaves dense.
+        frames: of a clip, unless told otherwise; None for a family of pictures.
+    """
+
+    config: Any
+    shapes: Mapping[str, tuple[int, ...]]
+    form: str
+    dtype: torch.dtype
+    frames: int | None
+
+    @property
+    def text(self) -> Any:
+        """The config of the text model."""
+        return self.config.text_config
+
+    def prompt(self, frames: int | None = None) -> int:
+        """Positions of a usual prompt about a clip of so many frames, or a picture."""
+        return self.config.visual_tokens(frames or self.frames) + WORDS
+
+    def need(self, positions: int, rows: int = 1, keep: int = CACHE_BYTES) -> sizes.Need:
+        """What it takes in memory."""
+        return sizes.need(
+            self.shapes, self.text, self.form, dtype=self.dtype, positions=positions, rows=rows, keep=keep
+        )
+
+    def step_bytes(self, positions: int, rows: int = 1) -> int:
+        """Bytes that one step must read: every weight it multiplies with, and the keys and values."""
+        wanted = {name: shape for name, shape in self._text().items() if not _looked_up(name)
+                  and not (self.text.is_encoder_decoder and ".encoder." in name)}  # fmt: skip
+        weights = sum(sizes.weight_bytes(wanted, self.form, dtype=self.dtype).values())
+        return weights + sizes.cache_bytes(self.text, positions, rows, itemsize=self.dtype.itemsize)
+
+    def prompt_flops(self, positions: int, frames: int | None) -> float:
+        """Operations before the first word: the tower on every frame, and the text model on the prompt.
+
+        The Q-Former and the projections are left out; they are few.
+        """
+        text = self._text()
+        side = [shape for name, shape in text.items() if _in_layers(name, shape)
+                and not (self.text.is_encoder_decoder and ".decoder." in name)]  # fmt: skip
+        layers = self.text.num_hidden_layers
+        causal = 1 if self.text.is_encoder_decoder else 0.5
+        attention = 4 * causal * positions**2 * self.text.hidden_size * layers
+        words = 2 * positions * sum(map(math.prod, side)) + attention
+        return words + self.tower_flops(frames)
+
+    def tower_flops(self, frames: int | None) -> float:
+        """Operations of the vision tower; its layers behind the chosen one are not computed."""
+        vision = self.config.vision_config
+        rows = (vision.image_size // vision.patch_size) ** 2 + 1
+        names = ("vision_model.",) if "vision_model" in self._parts() else (
+            "video_tower." if frames else "image_tower.",)  # fmt: skip
+        side = [shape for name, shape in self.shapes.items() if name.startswith(names)
+                and _in_layers(name, shape)]  # fmt: skip
+        layer = getattr(self.config, "vision_feature_layer", -1)
+        depth = vision.num_hidden_layers
+        last = max(layer) if isinstance(layer, list | tuple) else layer
+        used = (last + 1 + depth if last < 0 else last) / depth
+        attention = 4 * rows**2 * vision.hidden_size * depth
+        return (frames or 1) * used * (2 * rows * sum(map(math.prod, side)) + attention)
+
+    def _text(self) -> dict[str, tuple[int, ...]]:
+        return {name: shape for name, shape in self.shapes.items() if name.startswith("language_model.")}
+
+    def _parts(self) -> set[str]:
+        return {name.split(".")[0] for name in self.shapes}
+
+
+def plan(folder: Path, *, quantize: str | None = None, dtype: str = "auto") -> Plan:
+    """Read config.json, and the headers of the weights where there are any; no weights.
+
+    Raises:
+        ConfigError: no config.json, or one that is not implemented; an unknown format or type.
+        CheckpointError: weights that cannot be read.
+    """
+    config = family_from_dict(read_config(folder), str(folder / "config.json"))
+    stored = _stored(folder, config)
+    kind = chosen_dtype(dtype, stored, torch.device("cpu"))
+    if quantize is not None and sizes.format_of(quantize).dtype is not None:
+        packed = [name for name, form in sizes.FORMATS.items() if form.dtype is None]
+        raise ConfigError(f"quantize {quantize!r}: not a packed format; expected one of {', '.join(packed)}")
+    model = build.build(config)
+    shapes = {name: tuple(one.shape) for name, one in model.named_parameters()}  # tied ones once
+    family = FAMILIES[config.model_type]
+    frames = None if config.model_type == "instructblip" else family.frames
+    return Plan(config, shapes, quantize or str(kind).removeprefix("torch."), kind, frames)
+
+
+def check_counts(**counts: int | None) -> None:
+    """Refuse counts that are not whole numbers above 0.
+
+    Raises:
+        RequestError: one that is not.
+    """
+    for name, value in counts.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise RequestError(f"{name}={value!r}, expected a whole number, at least 1")
+
+
+def _stored(folder: Path, config: Any) -> torch.dtype:
+    """The type of the weights in the folder; without any, what config.json says."""
+    try:
+        return files.open_weights(folder).dtype
+    except CheckpointError:
+        if any((folder / name).is_file() for name in files.SEARCH):
+            raise
+    raw = config.to_dict()
+    name = raw.get("dtype") or raw.get("torch_dtype") or "float32"
+    return getattr(torch, str(name).removeprefix("torch."), torch.float32)
+
+
+def _in_layers(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether it is a matrix that every position of a layer is multiplied with."""
+    stacked = any(part in ("layers", "layer", "block", "blocks") for part in name.split("."))
+    return stacked and len(shape) == 2 and not _looked_up(name)
+
+
+def _looked_up(name: str) -> bool:
+    """Whether rows are taken from it, and none of the rest is read."""
+    return any(part in sizes.EMBEDDINGS and part != "lm_head" for part in name.split("."))
