@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from watchword.cli import answering, choosing
-from watchword.cli.shell import bar, guarded, introduce
+from watchword.cli.shell import bar, guarded, introduce, parallel
 
 
 def ask(
@@ -47,7 +47,8 @@ def ask(
 ) -> None:
     """Ask about a picture or a video. The answer goes to standard output, all else to standard error.
 
-    On a terminal it appears word by word.
+    On a terminal it appears word by word. Under torchrun the ranks share one text model:
+    torchrun --nproc-per-node 2 -m watchword ask ...
     """
     with guarded():
         from watchword.media.flags import from_flags
@@ -66,6 +67,7 @@ def ask(
         with bar("loading") as progress:
             pipeline = load(
                 model,
+                parallel=parallel(),
                 adapter=adapter,
                 device=device,
                 dtype=dtype,

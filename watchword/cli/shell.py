@@ -1,5 +1,6 @@
 """What all commands share: exit codes, messages on standard error, the bar while weights are read."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ CODES = (
     "6 too much for the model or memory, 7 training had to stop, 130 interrupted."
 )
 
+RANK = int(os.environ.get("RANK", 0))
+"""Number among the processes that `torchrun` started; 0 without it."""
+
 REAL_MODEL = "LanguageBind/Video-LLaVA-7B-hf"
 
 
@@ -33,7 +37,8 @@ def guarded() -> Iterator[None]:
     try:
         yield
     except errors.WatchwordError as error:
-        say(f"{type(error).__name__}: {error}")
+        where = f"rank {RANK}: " if RANK else ""
+        typer.echo(f"watchword: {where}{type(error).__name__}: {error}", err=True)
         code = next(code for kind, code in EXITS.items() if isinstance(error, kind))
         raise typer.Exit(code) from error
     except KeyboardInterrupt as error:
@@ -42,8 +47,18 @@ def guarded() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """A line on standard error; answers alone go to standard output."""
-    typer.echo(f"watchword: {text}", err=True)
+    """A line on standard error; answers alone go to standard output. Of ranks the first speaks."""
+    if RANK == 0:
+        typer.echo(f"watchword: {text}", err=True)
+
+
+def parallel() -> str | None:
+    """How to load: "tensor" under `torchrun` with several ranks, of which only the first one prints."""
+    if int(os.environ.get("WORLD_SIZE", 1)) < 2:
+        return None
+    if RANK:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 until the end of the process
+    return "tensor"
 
 
 def introduce(pipeline: Any) -> None:
