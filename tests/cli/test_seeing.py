@@ -1,3 +1,4 @@
+import io
 import json
 import sys
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import watchword
 from tests import folders
 from tests.cli.test_commands import run
 from tests.media.clips import write
+from tests.media.test_sandbox import counted_children
 from watchword.media import at, between, every, read_frames, scenes, uniform
 
 
@@ -112,6 +114,48 @@ def test_ask_and_explain_read_standard_input_once(capsys, clip, checkpoint, tmp_
                 capsys, command[0], "-", "What?", "--model", checkpoint, "--max-tokens", 1, *command[1:]
             )
         assert (code, "MediaError" in err) == (0, False), err
+
+
+@pytest.mark.parametrize("command", ["ask", "rank", "explain", "chat", "frames"])
+def test_every_command_that_looks_reads_in_a_child_on_demand(
+    capsys, clip, checkpoint, tmp_path, monkeypatch, command
+):
+    model = ["--model", checkpoint]
+    arguments = {
+        "ask": [clip, "What?", "--max-tokens", 1, *model],
+        "rank": [clip, "What?", "A dog.", "A cat.", *model],
+        "explain": [clip, "What?", "--max-tokens", 1, "-o", tmp_path / "why.png", *model],
+        "chat": [clip, *model],
+        "frames": [clip, "-o", tmp_path / "sheet.png"],
+    }[command]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    started = counted_children(monkeypatch)
+    assert run(capsys, command, *arguments)[0] == 0
+    assert started == []
+    assert run(capsys, command, *arguments, "--sandbox")[0] == 0
+    assert len(started) == 1
+
+
+def test_what_cannot_be_opened_shows_before_a_model_is_loaded(capsys, tmp_path, monkeypatch):
+    for medium, message in (
+        ("https://example.org/a.mp4?key=1", "https://example.org: an address; only local files are opened"),
+        ("data:image/png;base64,?", "broken base64"),
+        ("-", "standard input: empty (0 bytes)"),
+        ("a\nb.mp4", "'a\\nb.mp4': no such file"),
+    ):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"")))
+        for command in (["ask"], ["explain", "-o", tmp_path / "why.png"]):
+            code, out, err = run(capsys, command[0], medium, "What?", "--model", "no-such", *command[1:])
+            assert (code, out) == (3, "")
+            assert message in err
+
+
+def test_chat_keeps_standard_input_for_questions(capsys):
+    code, _, err = run(capsys, "chat", "-", "--model", "no-such")
+    assert code == 5
+    assert (
+        "RequestError: chat: standard input is where the questions come from; give the path of a file" in err
+    )
 
 
 def test_ask_refuses_flags_that_contradict_before_it_loads_a_model(capsys, clip):

@@ -187,3 +187,22 @@ def test_no_sandbox_is_told_where_there_can_be_none(mp4, monkeypatch):
     monkeypatch.delattr(os, "fork")
     with pytest.raises(RequestError, match=f"bytes: no sandbox on {sys.platform}; read it without"):
         read_frames(mp4.read_bytes(), uniform(2), policy=Policy(sandbox=True))
+
+
+def test_a_flag_is_enough_to_read_in_a_child(mp4, monkeypatch):
+    plain = read_frames(mp4).frames
+    started = counted_children(monkeypatch)
+    picture = io.BytesIO()
+    Image.fromarray(clips.picture(3)).save(picture, "PNG")
+    assert np.array_equal(read_frames(mp4, sandbox=True).frames, plain)
+    assert np.array_equal(read_media(mp4, sandbox=True).frames, plain)
+    assert np.array_equal(read_image(picture, sandbox=True), clips.picture(3))
+    assert len(started) == 3
+
+
+def counted_children(monkeypatch):
+    """A list that grows by one with every child."""
+    started = []
+    run = sandbox._run
+    monkeypatch.setattr(sandbox, "_run", lambda *args, **more: started.append(args) or run(*args, **more))
+    return started

@@ -26,6 +26,7 @@ def ask(
     at: choosing.At = None,
     every: choosing.Every = None,
     scenes: choosing.Scenes = False,
+    sandbox: choosing.Sandbox = False,
     max_new_tokens: answering.Most = None,
     min_new_tokens: answering.Least = None,
     temperature: answering.Temperature = None,
@@ -61,7 +62,7 @@ def ask(
             no_repeat_ngram_size=no_repeat_ngram_size, num_beams=num_beams, length_penalty=length_penalty,
             early_stopping=early_stopping, n=n, stop=stop, seed=seed, choices=choice, logprobs=logprobs,
         )  # fmt: skip
-        choosing.check_media(media)
+        source = choosing.admitted(media)
         from watchword.pipeline import load
 
         with bar("loading") as progress:
@@ -72,17 +73,18 @@ def ask(
                 device=device,
                 dtype=dtype,
                 progress=progress,
+                sandbox=sandbox,
                 local_files_only=offline,
             )
         introduce(pipeline)
         pick = from_flags(frames, **flags, default=pipeline.family.frames)
         if sys.stdout.isatty() and not as_json and n == 1:
-            answer = answering.print_stream(pipeline.stream(media, question, frames=pick, options=options))
+            answer = answering.print_stream(pipeline.stream(source, question, frames=pick, options=options))
             if answer is None:
                 raise KeyboardInterrupt
             answering.tell_notes(answer)
             return
-        answer = pipeline.ask(media, question, frames=pick, options=options)
+        answer = pipeline.ask(source, question, frames=pick, options=options)
         answering.tell_notes(answer)
         text = "\n".join(answer.texts)
         typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2) if as_json else text)

@@ -7,7 +7,7 @@ import typer
 
 from watchword.cli import answering, choosing
 from watchword.cli.shell import bar, guarded, introduce, say
-from watchword.errors import WatchwordError
+from watchword.errors import RequestError, WatchwordError
 
 HELP = """\
 /media PATH   show another picture or clip; the next question is about it
@@ -38,6 +38,7 @@ def chat(
     num_beams: answering.Beams = 1,
     stop: answering.Stop = None,
     seed: answering.Seed = None,
+    sandbox: choosing.Sandbox = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask the network for a model.")] = False,
 ) -> None:
     """Talk about a picture or a video. Type /help inside for what else can be done."""
@@ -47,7 +48,7 @@ def chat(
             stop=stop, seed=seed,
         )  # fmt: skip
         if media is not None:
-            choosing.check_media(media)
+            check_medium(media)
         from watchword.pipeline import load
 
         with bar("loading") as progress:
@@ -57,6 +58,7 @@ def chat(
                 device=device,
                 dtype=dtype,
                 progress=progress,
+                sandbox=sandbox,
                 local_files_only=offline,
             )
         introduce(pipeline)
@@ -68,6 +70,13 @@ def chat(
         if media is not None:
             talk.show(media)
         converse(talk, options)
+
+
+def check_medium(media: str) -> None:
+    """Refuse a medium that cannot be opened, and standard input, from which the questions come."""
+    if media == "-":
+        raise RequestError("chat: standard input is where the questions come from; give the path of a file")
+    choosing.admitted(media)
 
 
 def converse(talk: Any, options: Any) -> None:

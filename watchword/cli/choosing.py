@@ -1,7 +1,7 @@
 """What commands that look share: the flags that choose frames, and an early look at the file."""
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,17 +13,20 @@ To = Annotated[str | None, typer.Option("--to", help="Look up to this time.")]
 At = Annotated[str | None, typer.Option("--at", help="The frames at these times, such as 3.5s,9s.")]
 Every = Annotated[str | None, typer.Option("--every", help="One frame each so often, such as 2s.")]
 Scenes = Annotated[bool, typer.Option("--scenes", help="A frame of each scene, found by its cuts.")]
+Sandbox = Annotated[
+    bool,
+    typer.Option("--sandbox", help="Decode in a child process without files, network and much memory."),
+]
 
 
-def check_media(media: str) -> None:
-    """Refuse a file that is missing or unreadable, before a large model is read.
+def admitted(media: str) -> Any:
+    """Let a medium through the gate before a large model is read, for whoever reads it later.
 
-    What can be read only once, or only over the network, waits until it is read.
+    A folder stays a name: its pictures are looked at when they are read.
 
     Raises:
         MediaError: it cannot be opened.
     """
     from watchword.media.gate import admit
 
-    if media != "-" and ":" not in media and not os.path.isdir(media):
-        admit(media)
+    return media if os.path.isdir(media) else admit(media)

@@ -29,6 +29,7 @@ def explain(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer, in tokens; 128.")] = None,
     words: Annotated[int, typer.Option(min=0, help="How many words get a row of their own.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print answer and attention as JSON.")] = False,
+    sandbox: choosing.Sandbox = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask the network for a model.")] = False,
 ) -> None:
     """Answer, and draw the frames with heat maps of where the model looked for each word of the answer."""
@@ -39,7 +40,7 @@ def explain(
         flags = {"start": start, "end": end, "at_times": at, "every_time": every, "by_scenes": scenes}
         check_sheet_name(output)  # what is wrong with the request shows before a large model is read
         from_flags(frames, **flags)
-        choosing.check_media(media)
+        source = choosing.admitted(media)
         from watchword.pipeline import load
 
         with bar("loading") as progress:
@@ -49,11 +50,12 @@ def explain(
                 device=device,
                 dtype=dtype,
                 progress=progress,
+                sandbox=sandbox,
                 local_files_only=offline,
             )
         introduce(pipeline)
         pick = from_flags(frames, **flags, default=pipeline.family.frames)
-        found = pipeline.explain(media, question, frames=pick, max_tokens=max_tokens)
+        found = pipeline.explain(source, question, frames=pick, max_tokens=max_tokens)
         found.save(output, words)
         if found.clip.note:
             say(f"note: {found.clip.note}")

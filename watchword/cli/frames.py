@@ -20,6 +20,7 @@ def frames(
     at: choosing.At = None,
     every: choosing.Every = None,
     scenes: choosing.Scenes = False,
+    sandbox: choosing.Sandbox = False,
     columns: Annotated[int | None, typer.Option(min=1, help="Frames side by side.")] = None,
     tile: Annotated[int | None, typer.Option(min=16, help="Pixels of a frame's long side; 240.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print frame numbers and times as JSON.")] = False,
@@ -35,7 +36,7 @@ def frames(
         pick = from_flags(
             frames, start=start, end=end, at_times=at, every_time=every, by_scenes=scenes
         ) or uniform(8)
-        clip = read_media(media, pick)
+        clip = read_media(media, pick, sandbox=sandbox)
         caption = f"{len(clip.frames)} of {clip.total} frames" if clip.total > 1 else ""
         sheet = contact_sheet(
             clip, title=os.path.basename(media.rstrip("/")), caption=caption, columns=columns, tile=tile

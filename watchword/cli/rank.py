@@ -25,11 +25,12 @@ def rank(
     dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
     frames: choosing.Frames = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every token's numbers, as JSON.")] = False,
+    sandbox: choosing.Sandbox = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask the network for a model.")] = False,
 ) -> None:
     """Say how likely each of some answers is, the likeliest first: probability among them, and score."""
     with guarded():
-        choosing.check_media(media)
+        source = choosing.admitted(media)
         from watchword.pipeline import load
 
         with bar("loading") as progress:
@@ -39,10 +40,11 @@ def rank(
                 device=device,
                 dtype=dtype,
                 progress=progress,
+                sandbox=sandbox,
                 local_files_only=offline,
             )
         introduce(pipeline)
-        found = pipeline.rank(media, question, candidates, rule=rule, frames=frames)
+        found = pipeline.rank(source, question, candidates, rule=rule, frames=frames)
         if as_json:
             typer.echo(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
             return

@@ -24,7 +24,13 @@ EIGHT = uniform(8)  # the number of frames Video-LLaVA was trained on
 
 
 def read_frames(
-    source: object, pick: Pick = EIGHT, *, rotate: bool = True, fast: bool = False, policy: Policy = OPEN
+    source: object,
+    pick: Pick = EIGHT,
+    *,
+    rotate: bool = True,
+    fast: bool = False,
+    policy: Policy = OPEN,
+    sandbox: bool = False,
 ) -> Clip:
     """Read the chosen frames of a clip.
 
@@ -38,6 +44,7 @@ def read_frames(
         fast: let the decoder make large frames of a video small, the shorter edge 224 pixels: quicker and
             lighter, but not the pixels of which parity with the reference is promised.
         policy: what may be opened.
+        sandbox: read in a limited child process, whatever the policy says; see `media.sandbox`.
 
     Raises:
         MediaError: it cannot be opened, is not a picture or video, has no picture stream, its data ends
@@ -45,6 +52,7 @@ def read_frames(
     """
     if is_frames(source):
         return _chosen(as_uint8_frames(source), pick, "frames")
+    policy = policy.boxed(sandbox)
     if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
         return _read_folder(os.fspath(source), pick, policy)
     media = admit(source, policy)
@@ -67,7 +75,13 @@ def read_admitted(media: Admitted, pick: Pick, policy: Policy, *, rotate: bool, 
 
 
 def read_media(
-    source: object, pick: Pick = EIGHT, *, rotate: bool = True, fast: bool = False, policy: Policy = OPEN
+    source: object,
+    pick: Pick = EIGHT,
+    *,
+    rotate: bool = True,
+    fast: bool = False,
+    policy: Policy = OPEN,
+    sandbox: bool = False,
 ) -> Clip:
     """Read a picture or a video, told apart by content, never by name: `Clip.kind` says which it is.
 
@@ -76,7 +90,7 @@ def read_media(
     """
     if isinstance(source, Image.Image) or (is_frames(source) and getattr(source, "ndim", 4) == 3):
         return _chosen(read_image(source, policy=policy)[None], Everything(), "picture", kind="picture")
-    return read_frames(source, pick, rotate=rotate, fast=fast, policy=policy)
+    return read_frames(source, pick, rotate=rotate, fast=fast, policy=policy, sandbox=sandbox)
 
 
 def _chosen(frames: np.ndarray, pick: Pick, name: str, kind: Literal["picture", "video"] = "video") -> Clip:

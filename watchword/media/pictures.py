@@ -21,7 +21,7 @@ _HEIF = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError)
 
 
-def read_image(source: object, *, policy: Policy = OPEN) -> UInt8[np.ndarray, "H W 3"]:
+def read_image(source: object, *, policy: Policy = OPEN, sandbox: bool = False) -> UInt8[np.ndarray, "H W 3"]:
     """Read a picture, turned upright by its EXIF orientation, as 0-255 RGB.
 
     Transparency is dropped, not blended, as the reference does; of an animated picture it is the first frame.
@@ -29,6 +29,7 @@ def read_image(source: object, *, policy: Policy = OPEN) -> UInt8[np.ndarray, "H
     Args:
         source: a path, bytes, a binary file object, a Pillow image, or an array that is a picture already.
         policy: what may be opened.
+        sandbox: read in a limited child process, whatever the policy says.
 
     Raises:
         MediaError: it cannot be opened, is no picture, is damaged, or is larger than the budget.
@@ -37,6 +38,7 @@ def read_image(source: object, *, policy: Policy = OPEN) -> UInt8[np.ndarray, "H
         return load_picture(source, "picture")
     if is_frames(source):
         return as_uint8_frames(source, "picture")[0]
+    policy = policy.boxed(sandbox)
     media = admit(source, policy)
     if policy.sandbox:
         return sandboxed(media, Everything(), policy, door="image").frames[0]

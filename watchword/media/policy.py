@@ -72,6 +72,10 @@ class Policy:
     resolve: Callable[[str, int], Sequence[str]] = field(default=system_resolve, compare=False, repr=False)
     tls: ssl.SSLContext | None = field(default=None, compare=False, repr=False)
 
+    def boxed(self, sandbox: bool = True) -> "Policy":
+        """The same in a child process, if that is wanted."""
+        return replace(self, sandbox=True) if sandbox else self
+
     def budget(self, name: str) -> Budget:
         """What one reading may spend."""
         return Budget(name, self.max_packets, self.max_seconds)

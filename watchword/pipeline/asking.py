@@ -14,6 +14,7 @@ from watchword.generation.serving import Engine
 from watchword.media.decode import read_media
 from watchword.media.frames import Clip
 from watchword.media.pick import Pick, uniform
+from watchword.media.policy import OPEN, Policy
 from watchword.media.spec import PixelSpec
 from watchword.nn.lora import adapter_names
 from watchword.pipeline.answer import Answer
@@ -42,6 +43,7 @@ class Pipeline:
         dtype: type of its weights.
         engine: runs the text model for all requests together.
         cache: what is kept between requests: `cache.stats()`, `cache.clear()`.
+        policy: what may be opened, and whether in a child process.
     """
 
     model: nn.Module
@@ -55,6 +57,7 @@ class Pipeline:
     dtype: torch.dtype
     engine: Engine
     cache: Kept
+    policy: Policy = OPEN
 
     def ask(
         self,
@@ -210,7 +213,7 @@ class Pipeline:
                 "Pillow image or frames"
             )
         check_question(where, question)
-        return Exchange(question, (read_media(media, self.pick(frames)),))
+        return Exchange(question, (read_media(media, self.pick(frames), policy=self.policy),))
 
     def _asked(self, media: object, question: str, frames: int | Pick | None, wish: Wish) -> Asked:
         watch = Stopwatch(self.device)

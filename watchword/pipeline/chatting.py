@@ -127,7 +127,7 @@ class Chat:
     @classmethod
     def load(cls, pipeline: Any, path: Any, *, scope: str = "") -> "Chat":
         """Go on with a saved conversation; see `Pipeline.load_chat`."""
-        saved = read_chat(path)
+        saved = read_chat(path, pipeline.policy)
         chat = cls(
             pipeline, overflow=saved.overflow, turns=saved.turns, frames=saved.frames, scope=scope,
             adapter=saved.adapter,
@@ -145,7 +145,7 @@ class Chat:
         return tuple(self._waiting)
 
     def _read(self, media: object) -> Clip:
-        clip = read_media(media, self.pipeline.pick(self.frames))
+        clip = read_media(media, self.pipeline.pick(self.frames), policy=self.pipeline.policy)
         if isinstance(media, str | os.PathLike) and os.path.exists(media):
             self._paths[id(clip)] = os.path.abspath(os.fspath(media))
         return clip

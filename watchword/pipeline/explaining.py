@@ -134,7 +134,7 @@ def explain(
     """
     if media is None:
         raise RequestError("explain: got no picture or clip; give one, and a question about it")
-    clip = read_media(media, pipeline.pick(frames))
+    clip = read_media(media, pipeline.pick(frames), policy=pipeline.policy)
     picture = clip.kind == "picture"
     given = {} if picture else {"frames": everything()}
     answer = pipeline.ask(clip.frames[0] if picture else clip.frames, question, **given, **settings)

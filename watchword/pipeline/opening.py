@@ -15,6 +15,7 @@ from watchword.errors import CheckpointError, ConfigError, MissingExtra, refuse_
 from watchword.generation.kept import Kept
 from watchword.generation.options import GenerationOptions
 from watchword.generation.serving import Engine, Limits
+from watchword.media.policy import OPEN, Policy
 from watchword.models import build, layouts
 from watchword.models.mapped import homes
 from watchword.models.parallel import Shares, rank_device
@@ -52,6 +53,8 @@ def load(
     cache_bytes: int = CACHE_BYTES,
     limits: Limits | None = None,
     adapter: str | os.PathLike | Mapping[str, str | os.PathLike] | None = None,
+    policy: Policy = OPEN,
+    sandbox: bool = False,
     **more: Any,
 ) -> Pipeline:
     """Open a checkpoint, ready to be asked.
@@ -73,6 +76,8 @@ def load(
         limits: how many requests are taken on together, and how large; `Limits()` when None.
         adapter: the folder or hub id of a LoRA adapter in the PEFT format, which then answers; or several by
             name, of which each request takes one: `ask(..., adapter="name")`.
+        policy: which pictures and videos may be opened, and what they may cost; see `media.Policy`.
+        sandbox: read pictures and videos in a limited child process, whatever the policy says.
         **more: `revision`, `token`, `local_files_only` for the hub, see `weights.hub.fetch`; `max_memory` and
             `offload_folder` for device_map, see `models.mapped.homes`.
 
@@ -130,6 +135,7 @@ def load(
         dtype=kind,
         engine=Engine(model.language_model, limits=limits or Limits(), kept=kept, dtype=kind, device=where),
         cache=kept,
+        policy=policy.boxed(sandbox),
     )
 
 

@@ -13,6 +13,7 @@ from watchword.errors import MediaError, RequestError
 from watchword.media.decode import read_image, read_media
 from watchword.media.frames import Clip
 from watchword.media.pick import at_indices
+from watchword.media.policy import OPEN, Policy
 from watchword.media.write import png
 from watchword.pipeline.families import Exchange
 from watchword.pipeline.reuse import digest
@@ -63,7 +64,7 @@ def write_chat(chat: Any, path: Any) -> None:
     Path(path).write_text(json.dumps(raw, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def read_chat(path: Any) -> Saved:
+def read_chat(path: Any, policy: Policy = OPEN) -> Saved:
     """Read a conversation, and the pictures and clips that it is about.
 
     Raises:
@@ -83,13 +84,13 @@ def read_chat(path: Any) -> Saved:
         history = [
             Exchange(
                 text(one["question"]),
-                tuple(medium_from_dict(medium, paths) for medium in one["media"]),
+                tuple(medium_from_dict(medium, paths, policy) for medium in one["media"]),
                 text(one["answer"]),
                 closed,
             )
             for one in raw["history"]
         ]
-        waiting = [medium_from_dict(medium, paths) for medium in raw["waiting"]]
+        waiting = [medium_from_dict(medium, paths, policy) for medium in raw["waiting"]]
         adapter = raw.get("adapter")  # conversations of before there were any have none
         return Saved(history, waiting, paths, raw["frames"], raw["overflow"], raw["turns"], adapter)
     except (KeyError, TypeError, binascii.Error) as error:
@@ -110,14 +111,16 @@ def medium_to_dict(clip: Clip, path: str | None) -> dict[str, Any]:
     return raw | ({"png": [png(frame) for frame in clip.frames]} if path is None else {"path": path})
 
 
-def medium_from_dict(raw: dict[str, Any], paths: dict[int, str]) -> Clip:
+def medium_from_dict(raw: dict[str, Any], paths: dict[int, str], policy: Policy) -> Clip:
     """The same picture or clip again."""
     if "path" in raw:
-        clip = read_media(raw["path"], at_indices(raw["frames"]))
+        clip = read_media(raw["path"], at_indices(raw["frames"]), policy=policy)
         paths[id(clip)] = raw["path"]
         name = raw["path"]
     else:
-        frames = np.stack([read_image(base64.b64decode(one, validate=True)) for one in raw["png"]])
+        frames = np.stack(
+            [read_image(base64.b64decode(one, validate=True), policy=policy) for one in raw["png"]]
+        )
         times = None if raw["times"] is None else tuple(raw["times"])
         clip = Clip(frames, tuple(raw["frames"]), times, raw["total"], kind=raw["kind"])
         name = "a picture in the conversation"
