@@ -1,6 +1,6 @@
 """How many questions about unseen encoded clips the embedded model answers exactly.
 
-    python benchmarks/demo_accuracy.py --clips 500 --seed 1
+    python benchmarks/demo_accuracy.py --clips 500 --seed 1 [--quantize int8]
 
 Each clip is drawn from the seed, encoded as H.264, and asked one question through the front door, which
 decodes, picks frames and resizes as for any other file. Kinds take turns. Wrong answers go to standard
@@ -51,9 +51,10 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--model", default=FOLDER)
+    parser.add_argument("--quantize", help="int8, int4 or nf4")
     options = parser.parse_args()
     rng = np.random.default_rng(SEED_OFFSET + options.seed)
-    model = pipeline.load(options.model)
+    model = pipeline.load(options.model, quantize=options.quantize)
     right: dict[str, list[bool]] = defaultdict(list)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -73,6 +74,7 @@ def main() -> None:
             {
                 "clips": options.clips,
                 "seed": options.seed,
+                "quantize": options.quantize,
                 "overall": round(float(np.mean(every)), 4),
                 "kinds": {kind: round(float(np.mean(values)), 4) for kind, values in right.items()},
             }

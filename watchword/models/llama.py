@@ -9,6 +9,7 @@ from watchword.config import LlamaConfig, MistralConfig
 from watchword.models.causal import Causal
 from watchword.nn.attention import Cache, CacheSpec, LayerCache
 from watchword.nn.layers import RMSNorm, activation, join_heads, run_layer, split_heads
+from watchword.nn.quantized import gated, together
 from watchword.nn.rope import Rotary, apply_rope
 from watchword.nn.trace import Trace
 from watchword.shapes import Float, Int, Tensor
@@ -33,9 +34,10 @@ class LlamaAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "B L D"], cos: Tensor, sin: Tensor, cache: LayerCache, trace: Trace | None
     ) -> Float[Tensor, "B L D"]:
-        q = apply_rope(split_heads(self.q_proj(x), self.heads), cos, sin)
-        k = apply_rope(split_heads(self.k_proj(x), self.groups), cos, sin)
-        v = split_heads(self.v_proj(x), self.groups)
+        q, k, v = together(x, self.q_proj, self.k_proj, self.v_proj)
+        q = apply_rope(split_heads(q, self.heads), cos, sin)
+        k = apply_rope(split_heads(k, self.groups), cos, sin)
+        v = split_heads(v, self.groups)
         out, weights = cache.attend(
             q,
             k,
@@ -62,7 +64,7 @@ class LlamaMLP(nn.Module):
         self.act = activation(config.hidden_act)
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
+        return gated(x, self.gate_proj, self.up_proj, self.down_proj, self.act)
 
 
 class LlamaLayer(nn.Module):

@@ -28,6 +28,7 @@ from watchword.pipeline.settings import generation_settings, read_json
 from watchword.weights import files, hub
 from watchword.weights.adapters import Family, load_adapter, read_first
 from watchword.weights.load import load_weights
+from watchword.weights.quantize import Quantizing
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def load(
     device_map: object = None,
     parallel: str | None = None,
     dtype: str | torch.dtype = "auto",
+    quantize: str | None = None,
     attn_implementation: str = "sdpa",
     progress: Callable[[int, int], None] | None = None,
     cache_bytes: int = CACHE_BYTES,
@@ -69,6 +71,7 @@ def load(
             calls and gets the same answers. See `models.parallel`.
         dtype: "auto" takes the type the files are stored in (float16 becomes bfloat16 on a CPU); else a torch
             dtype or its name.
+        quantize: "int8", "int4" or "nf4" keeps most weights in so many bits; see docs/quantization.md.
         attn_implementation: "sdpa", "eager" or "flash_attention_2".
         progress: called with (values read, values in all) while weights are read.
         cache_bytes: how much of earlier requests is kept for later ones, on the model's device; 0 keeps
@@ -119,7 +122,11 @@ def load(
         model, where if device_map is None else device_map, dtype=kind,
         **{name: more[name] for name in MAP_ARGUMENTS if name in more},
     )  # fmt: skip
-    load_weights(model, source, dtype=kind, place=spots.place, progress=progress, **layouts.of(model))
+    spots = Quantizing(model, quantize, spots) if quantize else spots
+    load_weights(
+        model, source, dtype=kind, place=spots.place, progress=progress,
+        as_stored=getattr(spots, "as_stored", None), **layouts.of(model),
+    )  # fmt: skip
     spots.settle(model)
     with_adapters(model, adapters)
     model, where = model.eval(), spots.device

@@ -62,6 +62,7 @@ def load_weights(
     tied: Mapping[str, str] | None = None,
     keep_in_fp32: Sequence[str] = (),
     dtype: torch.dtype | None = None,
+    as_stored: Callable[[str], bool] | None = None,
     device: torch.device | str = "cpu",
     place: Place | None = None,
     progress: Progress | None = None,
@@ -77,6 +78,7 @@ def load_weights(
         tied: parameter → parameter whose values it takes when the files leave it out.
         keep_in_fp32: parts of dotted names that stay float32 where float16 is asked for or stored.
         dtype: type of floating tensors; None keeps each as it is stored.
+        as_stored: says which parameters keep the type of the files all the same, by name.
         device: where the values go.
         place: decides for each of them instead, where parts go to different devices.
         progress: called after each tensor.
@@ -93,7 +95,7 @@ def load_weights(
     chosen, spelling = choose_layout(present, wanted, layouts, layout, files)
     twins = _twins(wanted, tied or {})
     _prove(module, files, wanted, spelling, twins)
-    target = _types(dtype, keep_in_fp32)
+    target = _types(dtype, keep_in_fp32, as_stored)
     values = _read(files, spelling.sources, target, place or _onto(torch.device(device)), progress)
     shared, untied = _assign(module, wanted, values, twins)
     left = [name for name, tensor in module.named_buffers() if tensor.is_meta]
@@ -187,11 +189,13 @@ def _shape(entries: Sequence[Entry | None]) -> tuple[int, ...]:
     return (sum((entry.shape if entry else first)[0] for entry in entries), *first[1:])
 
 
-def _types(dtype: torch.dtype | None, keep: Sequence[str]) -> Callable[[str, torch.dtype], torch.dtype]:
+def _types(
+    dtype: torch.dtype | None, keep: Sequence[str], as_stored: Callable[[str], bool] | None
+) -> Callable[[str, torch.dtype], torch.dtype]:
     """From a name and the stored type to the type in memory."""
 
     def target(name: str, stored: torch.dtype) -> torch.dtype:
-        if not stored.is_floating_point:
+        if not stored.is_floating_point or (as_stored is not None and as_stored(name)):
             return stored
         asked = dtype or stored
         kept = asked == torch.float16 and any(part in keep for part in name.split("."))

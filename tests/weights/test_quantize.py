@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from tests import folders
+from watchword import pipeline
+from watchword.config import family_from_dict
+from watchword.errors import ConfigError
+from watchword.models import build
+from watchword.nn.quantized import Int8Linear
+from watchword.weights import quantize
+
+
+def test_plan_follows_the_policy(tmp_path):
+    config = pipeline.opening.read_config(folders.instructblip(tmp_path, text="opt"))
+    model = build.build(family_from_dict(config, "config.json"))
+    found = quantize.plan(model, "int8")
+    assert found["vision_model.encoder.layers.0.self_attn.qkv"] == "int8"
+    assert found["language_model.model.decoder.layers.1.fc2"] == "int8"
+    starts = ("qformer.", "language_projection")
+    assert not any(path.startswith(starts) for path in found)
+    assert "language_model.lm_head" not in found  # OPT ties it to the embedding
+
+
+def test_plan_refuses_unknown_formats():
+    with pytest.raises(ConfigError, match=r"quantize 'int3': unknown format; expected one of int8"):
+        quantize.plan(torch.nn.Linear(2, 2), "int3")
+
+
+@pytest.mark.parametrize("text", ["llama", "opt", "t5"])
+def test_load_quantizes_while_reading(tmp_path, text):
+    folder = folders.instructblip(tmp_path, text=text)
+    model = pipeline.load(folder, quantize="int8", device="cpu").model
+    dense = pipeline.load(folder, device="cpu").model
+    found = dict(quantize.quantized(model))
+    assert set(found) == set(quantize.plan(dense, "int8"))
+    for path, linear in found.items():
+        right = dense.get_submodule(path)
+        assert (linear.dense() - right.weight).norm() < 0.01 * right.weight.norm()
+        assert (linear.bias is None) == (right.bias is None)
+    said = str(model.quantization)
+    assert f"{len(found)} linears int8" in said
+    assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+
+
+def test_load_quantizes_on_one_device_only(tmp_path):
+    folder = folders.video_llava(tmp_path)
+    with pytest.raises(ConfigError, match="quantize 'int8' with several devices"):
+        pipeline.load(
+            folder,
+            quantize="int8",
+            device_map={"": "cpu", "language_model": "disk"},
+            offload_folder=tmp_path / "off",
+        )
+
+
+def test_int8_linears_are_found_by_type(tmp_path):
+    model = pipeline.load(folders.video_llava(tmp_path), quantize="int8", device="cpu").model
+    assert all(isinstance(one, Int8Linear) for _, one in quantize.quantized(model))
