@@ -72,6 +72,14 @@ class Track:
         return found
 
 
+@dataclass(frozen=True)
+class _Index:
+    """Decoding times of all packets in their order, and the numbers of those that are key frames."""
+
+    clock: Sequence[int]
+    places: Sequence[int]
+
+
 class IndexedTrack:
     """A track of which the container's own index gives number and decoding times, so few packets are read.
 
@@ -79,11 +87,9 @@ class IndexedTrack:
     in the file and come before it on screen. That is read off the packets around each frame wanted.
     """
 
-    def __init__(self, container: InputContainer, stream: VideoStream, budget: Budget) -> None:
-        entries = stream.index_entries
+    def __init__(self, container: InputContainer, stream: VideoStream, budget: Budget, index: _Index) -> None:
         self.container, self.stream, self.budget = container, stream, budget
-        self.clock = array("q", (entry.timestamp for entry in entries))
-        self.places = [place for place, entry in enumerate(entries) if entry.is_keyframe]
+        self.clock, self.places = index.clock, index.places
         self._begin: int | None = None
 
     def first(self) -> int:
@@ -191,9 +197,10 @@ def survey(
     rate, duration = stream.average_rate, container.duration
     fps = float(rate) if rate else None
     seconds = duration / av.time_base if duration and duration > 0 else None
-    if not timed and _index_is_whole(container, stream, media):
+    index = None if timed else _index(container, stream, media)
+    if index is not None:
         budget.packets_ahead(stream.frames)
-        track = IndexedTrack(container, stream, budget)
+        track = IndexedTrack(container, stream, budget, index)
         return Survey(stream.frames, stream.frames, fps, seconds, track)
     scan = _Scan(_codec(stream))
     try:
@@ -272,16 +279,20 @@ def _codec(stream: VideoStream) -> str:
     return stream.codec_context.codec.canonical_name
 
 
-def _index_is_whole(container: InputContainer, stream: VideoStream, media: Admitted) -> bool:
-    """Say whether the index lists every packet, all inside the file and none hidden."""
+def _index(container: InputContainer, stream: VideoStream, media: Admitted) -> _Index | None:
+    """Read the container's index, if it lists every packet, all inside the file and none hidden."""
     if "mov" not in container.format.name or _codec(stream) not in _SEEKABLE - {"vp8", "mpeg4"}:
-        return False
+        return None
     entries = getattr(stream, "index_entries", None)  # PyAV has it since 17
     if entries is None or not 0 < len(entries) == stream.frames:
-        return False
+        return None
     with media.rewind() as file:
-        size = file.seek(0, os.SEEK_END)
-    first = entries[0]
-    return first.is_keyframe and all(
-        not entry.is_discard and entry.size > 0 and 0 <= entry.pos <= size - entry.size for entry in entries
-    )
+        end = file.seek(0, os.SEEK_END)
+    clock, places = array("q"), array("q")
+    for place, entry in enumerate(entries):  # half the time of a reading: each entry is touched once
+        if entry.is_discard or entry.size <= 0 or not 0 <= entry.pos <= end - entry.size:
+            return None
+        clock.append(entry.timestamp)
+        if entry.is_keyframe:
+            places.append(place)
+    return _Index(clock, places) if places and places[0] == 0 else None
