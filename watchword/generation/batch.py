@@ -9,6 +9,7 @@ from watchword.errors import CapacityError
 from watchword.generation.cache import KVCache, headroom
 from watchword.generation.engine import Decoder
 from watchword.generation.entry import Entry, keep
+from watchword.generation.graphs import StaticCache, Stepper
 from watchword.generation.kept import Kept
 from watchword.generation.prefix import Chain
 from watchword.generation.requests import Ticket
@@ -49,7 +50,8 @@ class Batch:
     def __init__(self, decoder: Decoder, kept: Kept | None, dtype: torch.dtype, device: torch.device) -> None:
         self.running: list[Running] = []
         self._decoder, self._kept, self._device = decoder, kept, device
-        self.cache = KVCache(decoder.cache_spec, 0, 0, dtype, device)
+        self.cache: KVCache | StaticCache = KVCache(decoder.cache_spec, 0, 0, dtype, device)
+        self._fixed = StaticCache(decoder.cache_spec, dtype, device) if isinstance(decoder, Stepper) else None
         self._next: list[int] = []
 
     def join(self, entry: Entry, logits: Float[Tensor, "1 V"]) -> None:
@@ -67,7 +69,7 @@ class Batch:
             entry.cache.fork(len(choice.ids))
         start, at = entry.cache.longest, self.cache.rows
         if at == 0:
-            self.cache = entry.cache
+            self.cache = entry.cache if self._fixed is None else self._fixed.restarted(entry.cache)
         else:
             # all the room it will want, so that nothing moves while it runs; the most patient ones grow later
             self.cache.capacity = max(self.cache.capacity, start + min(ticket.options.most, headroom(start)))
@@ -151,7 +153,8 @@ class Batch:
         """Scores of all rows, or of those that are left after others failed."""
         try:
             with using(self._adapters(len(ids)), self._device):
-                return self._decoder.decode(ids, self.cache).to(torch.float32)
+                # only a `Stepper` gets a `StaticCache`
+                return self._decoder.decode(ids, self.cache).to(torch.float32)  # type: ignore[arg-type]
         except Exception as error:
             if len(self.running) == 1:
                 self.leave(self.running, "failed", told(error))

@@ -5,6 +5,7 @@ import torch
 from watchword.errors import RequestError
 from watchword.generation.cache import KVCache, headroom
 from watchword.generation.engine import Decoder
+from watchword.generation.graphs import StaticCache
 from watchword.generation.kept import Kept
 from watchword.generation.prefix import Chain, longest
 from watchword.generation.requests import Job, Ticket
@@ -20,7 +21,7 @@ def kept_chain(job: Job, kept: Kept | None, decoder: Decoder) -> Chain | None:
     return Chain(scope, job.keys)
 
 
-def keep(kept: Kept, hashes: list[bytes], block: int, cache: KVCache, row: int) -> None:
+def keep(kept: Kept, hashes: list[bytes], block: int, cache: KVCache | StaticCache, row: int) -> None:
     """Keep the blocks of a row. The first ones last, so that they go last: the others need them."""
     for index in reversed(range(len(hashes))):
         name = ("block", hashes[index])
