@@ -10,10 +10,34 @@ from torch.utils.checkpoint import checkpoint
 from watchword.errors import ConfigError
 from watchword.shapes import Float, Tensor
 
+PIECE = 128
+"""Rows that elementwise work goes through at a time: what it needs in between stays in the cores' caches, and
+no large memory is mapped for it (9 times faster for 2,087 rows of 4096, benchmarks/attention.md)."""
+
+
+FEW = 2**15
+"""Numbers below which one pass after the other is as fast."""
+
+
+def in_pieces(x: Tensor, *others: Tensor) -> bool:
+    """Whether to go through `x` piece by piece: much of it, on a CPU, outside training and compilers, and all
+    of one type, so that results can be written into memory that is there."""
+    sides = (x, *others)
+    alike = x.device.type == "cpu" and all(side.dtype == x.dtype for side in others)
+    training = torch.is_grad_enabled() and any(side.requires_grad for side in sides)
+    return alike and x.numel() > FEW and not training and not torch.compiler.is_compiling()
+
 
 def quick_gelu(x: Tensor) -> Tensor:
     """x · sigmoid(1.702 x), CLIP's approximation."""
-    return x * torch.sigmoid(1.702 * x)
+    if not in_pieces(x):
+        return x * torch.sigmoid(1.702 * x)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    width = x.shape[-1]
+    for part, into in zip(x.reshape(-1, width).split(PIECE), out.view(-1, width).split(PIECE)):
+        torch.mul(part, 1.702, out=into)
+        into.sigmoid_().mul_(part)
+    return out
 
 
 def gelu_new(x: Tensor) -> Tensor:
@@ -41,24 +65,6 @@ def activation(name: str | Callable[[Tensor], Tensor]) -> Callable[[Tensor], Ten
     if name not in ACTIVATIONS:
         raise ConfigError(f"activation {name!r}: not implemented; known are {', '.join(sorted(ACTIVATIONS))}")
     return ACTIVATIONS[name]
-
-
-PIECE = 128
-"""Rows that elementwise work goes through at a time: what it needs in between stays in the cores' caches, and
-no large memory is mapped for it (9 times faster for 2,087 rows of 4096, benchmarks/attention.md)."""
-
-
-FEW = 2**15
-"""Numbers below which one pass after the other is as fast."""
-
-
-def in_pieces(x: Tensor, *others: Tensor) -> bool:
-    """Whether to go through `x` piece by piece: much of it, on a CPU, outside training and compilers, and all
-    of one type, so that results can be written into memory that is there."""
-    sides = (x, *others)
-    alike = x.device.type == "cpu" and all(side.dtype == x.dtype for side in others)
-    training = torch.is_grad_enabled() and any(side.requires_grad for side in sides)
-    return alike and x.numel() > FEW and not training and not torch.compiler.is_compiling()
 
 
 class RMSNorm(nn.Module):

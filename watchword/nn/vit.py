@@ -10,6 +10,10 @@ from watchword.nn.layers import activation, run_layer
 from watchword.nn.trace import Trace
 from watchword.shapes import Float, Tensor
 
+FRAMES = 4
+"""Pictures that go through a tower together on a CPU. All at once is no faster (benchmarks/attention.md), and
+the feed-forwards of a long clip would take gigabytes."""
+
 
 class Mlp(nn.Module):
     """fc2(act(fc1 x))."""
@@ -67,6 +71,15 @@ class VitEncoder(nn.Module):
         self, x: Float[Tensor, "B P D"], wanted: Sequence[int], trace: Trace | None
     ) -> list[Float[Tensor, "B P D"]]:
         """States after that many layers each; 0 is the input. Layers behind the deepest do not run."""
+        if len(x) > FRAMES and x.device.type == "cpu" and trace is None and not torch.is_grad_enabled():
+            parts = [self.run(part, wanted, None) for part in x.split(FRAMES)]
+            return [torch.cat(state) for state in zip(*parts)]
+        return self.run(x, wanted, trace)
+
+    def run(
+        self, x: Float[Tensor, "B P D"], wanted: Sequence[int], trace: Trace | None
+    ) -> list[Float[Tensor, "B P D"]]:
+        """The same, all pictures together."""
         states = {0: x}
         if trace is not None:
             trace.hidden(x)
