@@ -20,8 +20,9 @@ from watchword.hf.video_llava import VideoLlavaForConditionalGeneration
 from watchword.media.spec import PixelSpec
 from watchword.models import layouts
 from watchword.nn import lora
+from watchword.nn.devices import chosen_device
 from watchword.pipeline.families import FAMILIES, Family, Words
-from watchword.pipeline.opening import EMBEDDED, chosen_device, chosen_dtype, read_config
+from watchword.pipeline.opening import EMBEDDED, chosen_dtype, read_config
 from watchword.shapes import Tensor
 from watchword.train.recipes import Recipe
 from watchword.weights import adapters, files, hub
