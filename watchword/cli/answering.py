@@ -1,5 +1,7 @@
 """What commands that answer share: the flags of `Options`, and an answer that appears as it comes."""
 
+import json
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +32,10 @@ Choice = Annotated[list[str] | None, typer.Option("--choice", help="The answer i
 Adapter = Annotated[
     str | None, typer.Option(help="A LoRA adapter of the model: a folder or hub id in the PEFT format.")
 ]
+VisualTokens = Annotated[
+    float | None,
+    typer.Option(help="Merge visual tokens: up to 1 the share that is left, from 2 on how many."),
+]
 Logprobs = Annotated[int | None, typer.Option(min=0, help="Log-probabilities, with --json.")]
 
 
@@ -54,9 +60,24 @@ def print_stream(stream: Any) -> Any:
     return stream.answer
 
 
-def tell_notes(answer: Any) -> None:
+def print_segments(question: str, stretches: Iterable[Any], as_json: bool) -> None:
+    """Print the answer about each stretch of a film as it comes; as JSON, all of them at the end."""
+    from watchword.pipeline.segments import Segmented
+
+    found = []
+    for one in stretches:
+        found.append(one)
+        tell_notes(one.answer, f"{one.span}: ")
+        if not as_json:
+            typer.echo(str(one))
+    if as_json:
+        whole = Segmented(question, tuple(found))
+        typer.echo(json.dumps(whole.to_dict(), ensure_ascii=False, indent=2))
+
+
+def tell_notes(answer: Any, where: str = "") -> None:
     """What a user should know about an answer, on standard error."""
     for note in answer.notes:
-        say(f"note: {note}")
+        say(f"note: {where}{note}")
     if not answer.ended:
-        say(f"note: cut off after {answer.tokens['answer']} tokens; --max-new-tokens allows more")
+        say(f"note: {where}cut off after {answer.tokens['answer']} tokens; --max-new-tokens allows more")

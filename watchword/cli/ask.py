@@ -26,6 +26,7 @@ def ask(
     at: choosing.At = None,
     every: choosing.Every = None,
     scenes: choosing.Scenes = False,
+    segments: choosing.Segments = None,
     sandbox: choosing.Sandbox = False,
     max_new_tokens: answering.Most = None,
     min_new_tokens: answering.Least = None,
@@ -43,6 +44,7 @@ def ask(
     seed: answering.Seed = None,
     choice: answering.Choice = None,
     logprobs: answering.Logprobs = None,
+    visual_tokens: answering.VisualTokens = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all there is to know, as JSON.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask the network for a model.")] = False,
 ) -> None:
@@ -54,13 +56,17 @@ def ask(
     with guarded():
         from watchword.media.flags import from_flags
 
-        flags = {"start": start, "end": end, "at_times": at, "every_time": every, "by_scenes": scenes}
+        flags = {
+            "start": start, "end": end, "at_times": at, "every_time": every, "by_scenes": scenes,
+            "by_segments": segments,
+        }  # fmt: skip
         from_flags(frames, **flags)  # what is wrong with the request shows before a large model is read
         options = answering.options_of(
             max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, temperature=temperature,
             top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
             no_repeat_ngram_size=no_repeat_ngram_size, num_beams=num_beams, length_penalty=length_penalty,
             early_stopping=early_stopping, n=n, stop=stop, seed=seed, choices=choice, logprobs=logprobs,
+            visual_tokens=visual_tokens,
         )  # fmt: skip
         source = choosing.admitted(media)
         from watchword.pipeline import load
@@ -78,6 +84,10 @@ def ask(
             )
         introduce(pipeline)
         pick = from_flags(frames, **flags, default=pipeline.family.frames)
+        if segments is not None:
+            found = pipeline.stream_segments(source, question, pick, options=options)
+            answering.print_segments(question, found, as_json)
+            return
         if sys.stdout.isatty() and not as_json and n == 1:
             answer = answering.print_stream(pipeline.stream(source, question, frames=pick, options=options))
             if answer is None:

@@ -38,6 +38,7 @@ def chat(
     num_beams: answering.Beams = 1,
     stop: answering.Stop = None,
     seed: answering.Seed = None,
+    visual_tokens: answering.VisualTokens = None,
     sandbox: choosing.Sandbox = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask the network for a model.")] = False,
 ) -> None:
@@ -45,7 +46,7 @@ def chat(
     with guarded():
         options = answering.options_of(
             max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, num_beams=num_beams,
-            stop=stop, seed=seed,
+            stop=stop, seed=seed, visual_tokens=visual_tokens,
         )  # fmt: skip
         if media is not None:
             check_medium(media)

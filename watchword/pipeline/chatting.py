@@ -12,7 +12,7 @@ from watchword.media.pick import Pick
 from watchword.pipeline.answer import Answer
 from watchword.pipeline.families import Exchange
 from watchword.pipeline.options import MAX_NEW_TOKENS, Options
-from watchword.pipeline.preparing import Asked, Stopwatch, Wish, chosen_adapter, prepare, room, wished
+from watchword.pipeline.preparing import Asked, Stopwatch, Wish, chosen_adapter, merged, prepare, room, wished
 from watchword.pipeline.reuse import digest
 from watchword.pipeline.saving import read_chat, write_chat
 from watchword.pipeline.streaming import Stream
@@ -156,7 +156,8 @@ class Chat:
         return self._contents[id(clip)]
 
     def _prepared(self, exchange: Exchange, wish: Wish, watch: Stopwatch) -> Asked:
-        exchanges, notes = [*self._history, exchange], [clip.note for clip in exchange.clips if clip.note]
+        exchanges = merged([*self._history, exchange], wish.options)
+        notes = [clip.note for clip in exchange.clips if clip.note]
         family, config, words = self.pipeline.family, self.pipeline.model.config, self.pipeline.words
         limit, dropped = room(self.pipeline), 0
         most = wish.options.max_new_tokens or MAX_NEW_TOKENS

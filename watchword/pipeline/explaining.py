@@ -4,7 +4,7 @@ The answer is generated as always. Then prompt and answer go through the languag
 word's attention is followed back to the visual tokens. That pass is told the answer, it chooses nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,6 +134,7 @@ def explain(
     """
     if media is None:
         raise RequestError("explain: got no picture or clip; give one, and a question about it")
+    check_all_tokens(settings)
     clip = read_media(media, pipeline.pick(frames), policy=pipeline.policy)
     picture = clip.kind == "picture"
     given = {} if picture else {"frames": everything()}
@@ -156,6 +157,16 @@ def explain(
         box=seen_part(pipeline.specs[clip.kind], *clip.frames.shape[1:3]),
         model=pipeline.name,
     )
+
+
+def check_all_tokens(settings: Mapping[str, Any]) -> None:
+    """Refuse merged visual tokens: they have no place in the picture any more."""
+    options = settings.get("options")
+    wanted = settings.get("visual_tokens", options and options.visual_tokens)
+    if wanted is not None:
+        raise RequestError(
+            f"explain: visual_tokens={wanted}, but merged tokens have no place in a frame; leave it out"
+        )
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from watchword.errors import ConfigError, RequestError
 from watchword.media.frames import Clip
 from watchword.media.pixels import to_pixels
 from watchword.media.spec import PixelSpec
+from watchword.nn.merging import kept_count, merge_tokens
 from watchword.pipeline.reuse import Sight
 from watchword.pipeline.settings import pixel_spec
 from watchword.prompt.segments import FORMATS, Media, Segment, Text, Turn, encode_segments, video_llava
@@ -46,13 +47,15 @@ class Words:
 class Exchange:
     """One turn: a question, the pictures and clips that come with it, and the answer if there is one.
 
-    `closed` puts an end token behind the answer, where the family knows turns.
+    `closed` puts an end token behind the answer, where the family knows turns. `visual_tokens` is that of
+    `Options`.
     """
 
     question: str
     clips: tuple[Clip, ...] = ()
     answer: str | None = None
     closed: bool = False
+    visual_tokens: float | None = None
 
 
 Position = int | tuple[int, int]
@@ -189,7 +192,10 @@ class Llava:
             return model.image_tokens(sight.pixels())
 
         parts = (model.video_tower, model.image_tower, model.multi_modal_projector)
-        return sight.kept("features", (), parts, lambda: look().flatten(0, 1))
+        tokens = sight.kept("features", (), parts, lambda: look().flatten(0, 1))
+        if sight.count is None or sight.count == len(tokens):
+            return tokens
+        return sight.kept("merged", (sight.count,), parts, lambda: merge_tokens(tokens, sight.count))
 
     def _turns(
         self, config: Any, words: Words, exchanges: Sequence[Exchange]
@@ -202,7 +208,8 @@ class Llava:
                 moving = clip.kind == "video"
                 field = "video_token_index" if moving else "image_token_index"
                 indices.append(getattr(config, field))
-                counts.append(config.visual_tokens(len(clip.frames) if moving else None))
+                full = config.visual_tokens(len(clip.frames) if moving else None)
+                counts.append(kept_count(full, exchange.visual_tokens))
                 media.append((words.name(indices[-1], field), counts[-1]))
             end = words.text.eos_token if exchange.closed else None
             turns.append(Turn(exchange.question, tuple(media), exchange.answer, end))
@@ -284,6 +291,11 @@ class Blip:
         field = config.placeholder
         index = getattr(config, field)
         count = config.visual_tokens(len(clips[0].frames))
+        if exchanges[-1].visual_tokens is not None:
+            raise RequestError(
+                f"visual_tokens={exchanges[-1].visual_tokens}: {config.model_type} has {count} tokens, which "
+                "its Q-Former has chosen for the question; expected video_llava; leave it out"
+            )
         media = [] if index is None else [Media(words.name(index, field), count, outside=True)]
         return media, count, index
 

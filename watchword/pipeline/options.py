@@ -51,6 +51,8 @@ class Options:
         seed: makes drawing repeatable, whatever runs beside it.
         choices: the answer is one of these.
         logprobs: with every token its log-probability, and so many of the likeliest instead of it.
+        visual_tokens: merge those most alike (ToMe, see `nn.merging`): up to 1 the share that is left,
+            from 2 on how many of each picture or clip. For Video-LLaVA only.
 
     Raises:
         RequestError: a value out of its range, or options that contradict each other.
@@ -72,12 +74,14 @@ class Options:
     seed: int | None = None
     choices: Sequence[str] | None = None
     logprobs: int | None = None
+    visual_tokens: Real | None = None
 
     def __post_init__(self) -> None:
         for name in COUNTS:
             self._check_count(name)
         for name in ("temperature", *SHARES, "repetition_penalty", "length_penalty"):
             self._check_number(name)
+        self._check_visual_tokens()
         if self.early_stopping not in (None, True, False, "never"):
             raise RequestError(f"options: early_stopping={self.early_stopping!r}, not a bool or 'never'")
         whole = isinstance(self.seed, numbers.Integral) and not isinstance(self.seed, bool)
@@ -147,6 +151,18 @@ class Options:
         if not fits:
             raise RequestError(f"options: {name}={value!r}, expected {wanted}")
         object.__setattr__(self, name, float(value))
+
+    def _check_visual_tokens(self) -> None:
+        value = self.visual_tokens
+        if value is None:
+            return
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not real or not (0 < value <= 1 or (value >= 2 and value == int(value))):
+            raise RequestError(
+                f"options: visual_tokens={value!r}, expected a share above 0 and up to 1, or a whole number "
+                "from 2 on"
+            )
+        object.__setattr__(self, "visual_tokens", float(value) if value <= 1 else int(value))
 
     def _check_together(self) -> None:
         """Refuse what contradicts itself, and what nothing would come of."""

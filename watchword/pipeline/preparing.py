@@ -1,6 +1,7 @@
 """From what was said to a job for the engine: ids, settings, and a prompt that is embedded when needed."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -156,6 +157,7 @@ def prepare(
         CapacityError: more than the model has positions for, or than memory holds.
     """
     family, config, words = pipeline.family, pipeline.model.config, pipeline.words
+    exchanges = merged(exchanges, wish.options)
     encoded = family.encode(config, words, exchanges)
     settings = generation_options(wish.options, wish.others, pipeline.settings)
     if wish.options.choices is not None:
@@ -173,8 +175,26 @@ def prepare(
     look(pipeline, job, encoded)
     watch.lap("vision")
     shown = tuple(family.shown(exchanges))
-    found = (*notes, *idle_seed(wish.options, settings), *cut)
+    found = (*notes, *idle_seed(wish.options, settings), *idle_merging(wish.options, encoded), *cut)
     return Asked(job, encoded, shown, wish, settings, found, watch)
+
+
+def merged(exchanges: Sequence[Exchange], options: Options) -> list[Exchange]:
+    """The turns with as many visual tokens as asked for."""
+    return [replace(one, visual_tokens=options.visual_tokens) for one in exchanges]
+
+
+def idle_merging(options: Options, encoded: Encoded) -> tuple[str, ...]:
+    """A note where there are not more visual tokens than asked for."""
+    wanted, counts = options.visual_tokens, counted(encoded).values()
+    if wanted is None or wanted <= 1 or min(counts, default=wanted) >= wanted:
+        return ()
+    return (f"visual_tokens={wanted}, but a picture or clip has {min(counts)}; it keeps all",)
+
+
+def counted(encoded: Encoded) -> Counter[int]:
+    """How many visual tokens each medium has."""
+    return Counter(one[0] for one in encoded.positions if isinstance(one, tuple))
 
 
 def look(pipeline: Any, job: Job, encoded: Encoded) -> None:
@@ -206,10 +226,12 @@ def job_of(
     family, model = pipeline.family, pipeline.model
     scope = f"{scope}\n{state(model)}"
     adapter = chosen_adapter(model, adapter)
+    counts = counted(encoded)
     sights = [
-        Sight(clip, pipeline.specs[clip.kind], pipeline.device, pipeline.cache, scope, content(clip), adapter)
-        for clip in family.shown(exchanges)
-    ]
+        Sight(clip, pipeline.specs[clip.kind], pipeline.device, pipeline.cache, scope, content(clip), adapter,
+              counts[at])
+        for at, clip in enumerate(family.shown(exchanges))
+    ]  # fmt: skip
     told = family.instruction(pipeline.words, exchanges[-1].question) if sights else ()
     keys = [sight.key(told) for sight in sights]
     named = [(keys[one[0]], one[1]) if isinstance(one, tuple) else one for one in encoded.positions]
@@ -340,7 +362,7 @@ def told(settings: GenerationOptions, options: Options, adapter: str | None) -> 
     plain = {field.name: field.default for field in fields(settings)}
     found = {name: getattr(settings, name) for name in plain if name != "prefix_allowed_tokens_fn"}
     own = {name: value for name, value in options.to_dict().items()
-           if name in ("seed", "stop", "choices", "logprobs")}  # fmt: skip
+           if name in ("seed", "stop", "choices", "logprobs", "visual_tokens")}  # fmt: skip
     own |= {} if adapter in (None, BASE) else {"adapter": adapter}
     return {name: value for name, value in found.items() if value != plain[name]} | own
 

@@ -49,6 +49,7 @@ class Sight:
         scope: the caller's, and the model's state.
         content: the frames' digest.
         adapter: the one that the model looks with.
+        count: of visual tokens, fewer than the model has where they are merged.
     """
 
     clip: Clip
@@ -58,6 +59,7 @@ class Sight:
     scope: str
     content: bytes
     adapter: str = BASE
+    count: int | None = None
 
     def pixels(self) -> Float[Tensor, "T 3 H W"]:
         """The frames as the model takes them."""
@@ -85,7 +87,7 @@ class Sight:
 
     def key(self, instruction: tuple[int, ...]) -> bytes:
         """A name for the visual tokens, for the prompt's keys."""
-        return hashlib.sha256(self.content + repr((self.spec, instruction)).encode()).digest()
+        return hashlib.sha256(self.content + repr((self.spec, instruction, self.count)).encode()).digest()
 
 
 class Lazy:
