@@ -9,8 +9,11 @@ from typing import Any
 from torch import nn
 
 from watchword.errors import ConfigError
+from watchword.nn.fourbit import BlockLinear, Int4Linear, block_weights, group_of, int4_weights
 from watchword.nn.quantized import Int8Linear, int8_weights
 from watchword.shapes import Tensor
+
+QuantizedLinear = Int8Linear | Int4Linear | BlockLinear
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +29,73 @@ embeddings are read by the row, which costs nothing, and norms, biases, patches 
 
 POLICY: Mapping[str, Mapping[str, str | None]] = {
     "int8": {"vision": "int8", "qformer": None, "projector": None, "text": "int8", "head": "int8"},
+    "int4": {"vision": "int8", "qformer": None, "projector": None, "text": "int4", "head": "int8"},
+    "nf4": {"vision": "nf4", "qformer": "nf4", "projector": "nf4", "text": "nf4", "head": None},
+    "fp4": {"vision": "fp4", "qformer": "fp4", "projector": "fp4", "text": "fp4", "head": None},
 }
 """Format asked for → part → format of its linears; None stays dense.
 
 * The tower sees hundreds of rows at a time, where the product of 8 bits is the fastest there is.
 * Q-Former and projector hold 1 to 3 % of the weights, and all that is seen passes through: nothing to gain.
+* nf4 and fp4 are what bitsandbytes makes of a model: all linears but the head.
 * A head is read once for each token, like a layer. One that is tied to the embedding stays dense with it.
 """
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to quantize.
+
+    Attributes:
+        form: a key of `POLICY`.
+        group: for int4, how many values share a scale; None takes the first of `fourbit.WIDTHS` that divides.
+        double: for nf4 and fp4, whether scales go through 8 bits themselves.
+        skip: names of linears, or parts of them, that stay dense beside those of the policy.
+
+    Raises:
+        ConfigError: an unknown format, or an option that another format has.
+    """
+
+    form: str
+    group: int | None = None
+    double: bool = False
+    skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.form not in POLICY:
+            raise ConfigError(
+                f"quantize {self.form!r}: unknown format; expected one of {', '.join(POLICY)}, or None"
+            )
+        if self.group is not None and self.form != "int4":
+            raise ConfigError(
+                f"quantize {self.form!r}: group size {self.group}; only int4 has groups to choose"
+            )
+
+    def linear(self, form: str, weight: Tensor, path: str) -> QuantizedLinear:
+        """A quantized linear without its bias."""
+        outer, inner = weight.shape
+        made = self.empty(form, inner, outer, path)
+        if form == "int8":
+            made.load(int8_weights(weight))
+        elif form == "int4":
+            made.load(int4_weights(weight, group_of(inner, self.group, path)))
+        else:
+            made.load(block_weights(weight, form, double=self.double))
+        return made
+
+    def empty(self, form: str, inner: int, outer: int, path: str, *, bias: bool = False) -> QuantizedLinear:
+        """The same without values.
+
+        Raises:
+            ConfigError: the group size does not divide the width.
+        """
+        if form == "int8":
+            return Int8Linear(inner, outer, bias=bias)
+        if form == "int4":
+            return Int4Linear(
+                inner, outer, group=group_of(inner, self.group, f"quantize 'int4': {path}"), bias=bias
+            )
+        return BlockLinear(inner, outer, form=form, bias=bias)
 
 
 @dataclass(frozen=True)
@@ -57,25 +120,31 @@ class Report:
         return f"quantized: {counts}; {used}; {self.bytes_ / 2**20:.0f} MiB"
 
 
-def plan(model: nn.Module, form: str) -> dict[str, str]:
+def plan(model: nn.Module, recipe: Recipe) -> dict[str, str]:
     """Name of each linear to quantize → format.
 
     Args:
         model: a family, dense, or one part of it.
-        form: a key of `POLICY`.
 
     Raises:
-        ConfigError: an unknown format.
+        ConfigError: a name to skip that fits nothing; a group size that does not divide.
     """
-    if form not in POLICY:
-        raise ConfigError(f"quantize {form!r}: unknown format; expected one of {', '.join(POLICY)}, or None")
     shared = Counter(id(tensor) for _, tensor in model.named_parameters(remove_duplicate=False))
-    found = {}
+    found, skipped = {}, set()
     for path, linear in model.named_modules():
+        if not isinstance(linear, nn.Linear) or shared[id(linear.weight)] > 1:
+            continue
+        asked = [name for name in recipe.skip if name in path.split(".") or f"{path}.".startswith(f"{name}.")]
+        skipped |= set(asked)
         part = next((part for part, starts in PARTS.items() if path.startswith(starts)), None)
-        chosen = POLICY[form].get(part) if part else None
-        if chosen and isinstance(linear, nn.Linear) and shared[id(linear.weight)] == 1:
+        chosen = POLICY[recipe.form].get(part) if part and not asked else None
+        if chosen:
+            recipe.empty(chosen, linear.in_features, 0, path)  # says now what does not divide
             found[path] = chosen
+    if unknown := sorted(set(recipe.skip) - skipped):
+        raise ConfigError(
+            f"quantize: {', '.join(unknown)} to skip: no linear of {type(model).__name__} is so called"
+        )
     return found
 
 
@@ -86,21 +155,22 @@ class Quantizing:
 
     Args:
         model: a family on the meta device.
-        form: see `plan`.
+        recipe: how.
         placing: where everything goes, such as `models.mapped.Homes`; one device.
 
     Raises:
         ConfigError: an unknown format, or more than one device.
     """
 
-    def __init__(self, model: nn.Module, form: str, placing: Any) -> None:
+    def __init__(self, model: nn.Module, recipe: "Recipe", placing: Any) -> None:
+        form = recipe.form
         if len(getattr(placing, "parts", {"": None})) > 1 or not hasattr(placing, "parts"):
             raise ConfigError(
                 f"quantize {form!r} with several devices: not implemented; give one device, or leave "
                 "quantize out"
             )
-        self.form, self.placing, self.device = form, placing, placing.device
-        self.plan = plan(model, form)
+        self.recipe, self.placing, self.device = recipe, placing, placing.device
+        self.plan = plan(model, recipe)
         self.made: dict[str, nn.Module] = {}
 
     def as_stored(self, name: str) -> bool:
@@ -112,10 +182,8 @@ class Quantizing:
         path = name.removesuffix(".weight")
         if path == name or path not in self.plan:
             return self.placing.place(name, values)
-        linear = Int8Linear(values.shape[1], values.shape[0], bias=False)
-        linear.load(int8_weights(values))
-        linear = linear.to(self.device)
-        linear.settle()
+        linear = self.recipe.linear(self.plan[path], values, path).to(self.device)
+        linear.settle()  # now: plain and packed weights of all linears together would not fit
         self.made[path] = linear
         return values.to("meta")
 
@@ -124,14 +192,14 @@ class Quantizing:
         for path, linear in self.made.items():
             linear.bias = model.get_submodule(path).bias
             model.set_submodule(path, linear)
-        model.quantization = report(model, self.form)  # type: ignore[assignment]
+        model.quantization = report(model, self.recipe.form)  # type: ignore[assignment]
         logger.info("%s", model.quantization)
         self.placing.settle(model)
 
 
 def quantized(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """The quantized linears of a model, by name."""
-    return ((path, one) for path, one in model.named_modules() if isinstance(one, Int8Linear))
+    return ((path, one) for path, one in model.named_modules() if isinstance(one, QuantizedLinear))
 
 
 def report(model: nn.Module, form: str) -> Report:

@@ -1,0 +1,152 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tests.nn.test_quantized import relative
+from watchword.errors import ConfigError
+from watchword.nn import fourbit, nibbles
+from watchword.nn.fourbit import BlockLinear, Int4Linear, block_weights, group_of, int4_weights
+
+STATED = {"int4": 0.10, "nf4": 0.10, "fp4": 0.13}
+"""Of products with normal weights against float32, as the docstrings say."""
+
+
+def linear(form: str, inner: int = 128, outer: int = 72, *, group: int = 64, bias: bool = True):
+    torch.manual_seed(0)
+    weight = torch.randn(outer, inner)
+    if form == "int4":
+        made = Int4Linear(inner, outer, group=group, bias=bias)
+        made.load(int4_weights(weight, group))
+    else:
+        made = BlockLinear(inner, outer, form=form, bias=bias)
+        made.load(block_weights(weight, form))
+    if bias:
+        made.bias = nn.Parameter(torch.randn(outer), requires_grad=False)
+    return made, weight
+
+
+@pytest.fixture(params=["int4pack", "dense"])
+def operator(request, monkeypatch):
+    """Packed and unpacked every time."""
+    if request.param == "dense":
+        monkeypatch.setattr(nibbles, "packing", lambda: None)
+    elif nibbles.packing() is None:
+        pytest.skip("this machine does not pack")
+    return request.param
+
+
+@pytest.mark.parametrize("form", list(STATED))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 5, 300])
+def test_four_bit_product_is_that_of_its_dense_definition(operator, form, dtype, rows):
+    made, weight = linear(form)
+    assert made.operator == operator
+    x = torch.randn(1, rows, 128)
+    wanted = x.double() @ made.dense().double().t() + made.bias.double()
+    out = made.to(dtype)(x.to(dtype))
+    assert (out.dtype, out.shape) == (dtype, (1, rows, 72))
+    assert relative(out, wanted) < (0.006 if form == "int4" else 0.01)
+    exact = x @ weight.t() + made.bias.float()
+    assert relative(out, exact) < STATED[form]
+
+
+@pytest.mark.parametrize("form", list(STATED))
+@pytest.mark.parametrize("inner", [24, 96, 352])  # no fast product; groups of 32; blocks that straddle rows
+def test_four_bits_of_any_width(form, inner):
+    group = group_of(inner, None, "here")
+    made, _ = linear(form, inner, 40, group=group, bias=False)
+    x = torch.randn(3, inner)
+    assert relative(made(x), x @ made.dense().t()) < 0.01
+    assert made.operator == ("dense" if inner == 24 or nibbles.packing() is None else "int4pack")
+
+
+@pytest.mark.parametrize("form", ["int4", "nf4"])
+def test_four_bit_state_survives_packing_moving_and_copying(operator, form):
+    made, _ = linear(form)
+    state = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    x = torch.randn(2, 128)
+    out = made(x)
+    assert made.state_dict().keys() == state.keys()
+    assert all(torch.equal(made.state_dict()[name], state[name]) for name in state)
+    assert torch.equal(copy.deepcopy(made)(x), out)
+    half = made.to(torch.bfloat16)
+    assert (half.bias.dtype, half.state_dict()["weight"].dtype) == (torch.bfloat16, torch.uint8)
+    assert all(torch.equal(half.state_dict()[name], state[name]) for name in made.stored)
+
+
+def test_few_and_many_rows_give_the_same():
+    if nibbles.packing() is None:
+        pytest.skip("this machine does not pack")
+    for form in ("int4", "nf4"):
+        made, _ = linear(form, 192, 600)
+        made.settle()
+        x = torch.randn(7, 192)
+        many = nibbles.many_rows(x, made.planes, nibbles.packing())
+        assert relative(nibbles.few_rows(x, made.planes), many) < 0.006
+
+
+def test_few_rows_do_not_depend_on_their_neighbours():
+    made, _ = linear("int4")
+    x = torch.randn(9, 128, dtype=torch.bfloat16)
+    made = made.to(torch.bfloat16)
+    assert torch.equal(made(x), torch.cat([made(row) for row in x.split(1)]))
+
+
+def test_gradients_pass_through_four_bits():
+    made, _ = linear("nf4", bias=False)
+    x = torch.randn(4, 128, requires_grad=True)
+    made(x).sum().backward()
+    assert torch.allclose(x.grad, made.dense().sum(0).expand(4, -1), atol=1e-4)
+
+
+def test_block_weights_are_the_nearest_of_the_book():
+    weight = torch.randn(8, 96)  # blocks straddle rows
+    state = block_weights(weight, "nf4")
+    blocks = weight.flatten().unflatten(0, (-1, 64))
+    assert torch.equal(state["absmax"], blocks.abs().amax(1))
+    book = torch.tensor(fourbit.CODES["nf4"])
+    nearest = (blocks[..., None] / state["absmax"][:, None, None] - book).abs().argmin(-1).flatten()
+    bytes_ = state["weight"].flatten()
+    assert torch.equal(bytes_ >> 4, nearest[0::2].to(torch.uint8))  # the first in the high half
+    assert torch.equal(bytes_ & 15, nearest[1::2].to(torch.uint8))
+
+
+def test_double_quantization_moves_scales_by_less_than_a_percent():
+    weight = torch.randn(64, 512)
+    once, twice = (block_weights(weight, "nf4", double=double) for double in (False, True))
+    assert torch.equal(once["weight"], twice["weight"])
+    moved = (once["absmax"] - twice["absmax"]).abs() / once["absmax"]
+    assert 0 < moved.max() < 0.02
+    book = fourbit.dynamic_map()
+    assert (len(book), len(book.unique())) == (256, 256)
+    assert (book.min(), book.max()) == (pytest.approx(-0.99297, abs=1e-5), 1)
+
+
+def test_two_codes_are_the_book():
+    for form, book in fourbit.CODES.items():
+        step, highs, lows = fourbit.two_codes(form)
+        assert max(int(highs.max()), int(lows.max())) < 16
+        sums = ((highs.float() - 8) * 16 + lows.float() - 8) * step
+        assert (sums - torch.tensor(book)).abs().max() < 0.005
+
+
+def test_int4_groups_of_zeros_stay_zero():
+    weight = torch.zeros(16, 64)
+    weight[1] = torch.linspace(-1, 1, 64)
+    made = Int4Linear(64, 16, group=32, bias=False)
+    made.load(int4_weights(weight, 32))
+    assert made.dense()[0].abs().max() < 1e-20
+    assert (made.dense()[1] - weight[1]).abs().max() < 0.08
+
+
+def test_group_of_names_what_divides():
+    assert [group_of(width, None, "x") for width in (4096, 352, 24)] == [64, 32, 8]
+    assert group_of(4096, 128, "x") == 128
+    with pytest.raises(
+        ConfigError, match=r"down_proj: group size 64 does not divide its 352 inputs; .* do: 32"
+    ):
+        group_of(352, 64, "down_proj")
+    with pytest.raises(ConfigError, match="does not divide its 9 inputs; those that do: none of ours"):
+        group_of(9, None, "x")

@@ -1,0 +1,330 @@
+"""Linears with weights of four bits: int4 in groups, and the block formats of bitsandbytes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from watchword.errors import ConfigError
+from watchword.nn import nibbles
+from watchword.nn.kernels import in_pieces
+from watchword.nn.nibbles import ZERO, Plane
+from watchword.nn.quantized import TINY, Through
+from watchword.shapes import Float, Tensor, UInt8
+
+WIDTHS = (64, 32, 16, 8)
+"""Group sizes in the order they are tried; the last two have no fast product and serve small models."""
+
+BLOCK = 64
+"""Values of a block in files of bitsandbytes, unless they say otherwise."""
+
+CODES: Mapping[str, tuple[float, ...]] = {
+    "nf4": (
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+        -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+        0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+        0.7229568362236023, 1.0,
+    ),
+    "fp4": (
+        0.0, 0.0052083333, 0.6666666667, 1.0, 0.3333333333, 0.5, 0.1666666667, 0.25,
+        0.0, -0.0052083333, -0.6666666667, -1.0, -0.3333333333, -0.5, -0.1666666667, -0.25,
+    ),
+}  # fmt: skip
+"""What the sixteen codes stand for.
+
+Source: Dettmers and others, QLoRA (2023), appendix E; the format of bitsandbytes.
+"""
+
+
+class FourBitLinear(nn.Module):
+    """What linears of four bits share: packed for the product when first used, plain for files and copies.
+
+    A subclass registers its plain tensors as buffers, names them in `stored`, and turns them into planes and
+    back.
+    """
+
+    form: str
+    stored: tuple[str, ...]
+
+    def __init__(self, inner: int, outer: int, *, bias: bool) -> None:
+        super().__init__()
+        self.in_features, self.out_features = inner, outer
+        self.bias = nn.Parameter(torch.empty(outer), requires_grad=False) if bias else None
+        self.planes: Sequence[Plane] | None = None
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take plain tensors."""
+        self.planes = None
+        for name in self.stored:
+            setattr(self, name, state[name])
+
+    def settle(self) -> None:
+        """Pack, where this machine has a product for packed weights, and give up the plain codes."""
+        if self.planes is None and not self.weight.is_meta and self.operator == "int4pack":
+            self.planes = self.packed()
+            self.weight = self.weight.new_empty(0)
+
+    @property
+    def operator(self) -> str:
+        """The product in use: "int4pack", or "dense", which unpacks every time."""
+        fits = self.weight.device.type == "cpu" and self.group in nibbles.GROUPS
+        return "int4pack" if fits and nibbles.packing() is not None else "dense"
+
+    @property
+    def nbytes(self) -> int:
+        """What the weights take."""
+        return sum(p.nbytes for p in self.planes or ()) + sum(getattr(self, n).nbytes for n in self.stored)
+
+    def forward(self, x: Float[Tensor, "... K"]) -> Float[Tensor, "... N"]:
+        if torch.is_grad_enabled() and x.requires_grad:
+            return Through.apply(x, self)
+        self.settle()
+        flat = x.flatten(0, -2)
+        if self.planes is None:
+            parts = [F.linear(flat, part.to(x.dtype)) for part in self.rows()]
+            out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        else:
+            out = nibbles.product(flat, self.planes)[:, : self.out_features]
+        out = out if self.bias is None else out + self.bias
+        return out.unflatten(0, x.shape[:-1])
+
+    def dense(self) -> Float[Tensor, "N K"]:
+        """The weights that the products stand for, in float32."""
+        return torch.cat(list(self.rows()))
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = self.plain()
+
+    def __getstate__(self) -> dict:
+        """For copies: what is packed belongs to this machine."""
+        return super().__getstate__() | {
+            "_buffers": dict(self._buffers) | {"weight": self.plain()},
+            "planes": None,
+        }
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
+        self.weight, self.planes = self.plain(), None
+        kept = {name: getattr(self, name) for name in self.stored}
+        super()._apply(fn, recurse)
+        for name, tensor in kept.items():  # changes of type are for the bias alone
+            setattr(self, name, tensor.to(self._buffers[name].device))
+        return self
+
+    def extra_repr(self) -> str:
+        """For printing."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, {self.form}"
+
+
+class Int4Linear(FourBitLinear):
+    """Weights of 4 bits, a scale for each group of inputs of an output; rows stay as they are.
+
+    Relative error of the products against float32: 0.10 for normal weights in groups of 64.
+
+    Attributes:
+        weight: two codes in a byte, the first in its low half; a weight is (code - 8) times its scale.
+        scale: in bfloat16, as the products take it.
+        group: how many values share one.
+    """
+
+    form = "int4"
+    stored = ("weight", "scale")
+
+    def __init__(self, inner: int, outer: int, *, group: int, bias: bool) -> None:
+        super().__init__(inner, outer, bias=bias)
+        self.group = group
+        self.register_buffer("weight", torch.empty(outer, inner // 2, dtype=torch.uint8))
+        self.register_buffer("scale", torch.empty(outer, inner // group, dtype=torch.bfloat16))
+
+    def plain(self) -> UInt8[Tensor, "N half"]:
+        """The codes, two in a byte."""
+        layout = nibbles.packing()
+        if self.planes is None or layout is None:
+            return self.weight
+        return paired(nibbles.unpack_codes(self.planes[0], layout, self.out_features))
+
+    def packed(self) -> list[Plane]:
+        """For the product."""
+        return [nibbles.pack(unpaired(self.weight), self.scale)]
+
+    def rows(self):
+        """The dense weights, some outputs at a time."""
+        for codes, scale in in_pieces(self.plain(), self.scale):
+            steps = unpaired(codes).float().sub_(ZERO).unflatten(1, (-1, self.group))
+            yield (steps * scale.float()[..., None]).flatten(1)
+
+
+def int4_weights(weight: Float[Tensor, "N K"], group: int) -> dict[str, Tensor]:
+    """Weights in groups of 4 bits: the state of an `Int4Linear`.
+
+    The value farthest from zero becomes code 0, which is -8 steps; then the scale is the one by which these
+    codes fit best.
+    """
+    codes, scales = [], []
+    for (some,) in in_pieces(weight):
+        wide = some.float().unflatten(1, (-1, group))
+        top = wide.gather(-1, wide.abs().argmax(-1, keepdim=True))
+        scale = torch.where(top == 0, TINY, top / -ZERO)
+        steps = (wide / scale).round_().clamp_(-ZERO, ZERO - 1)
+        best = (wide * steps).sum(-1, keepdim=True) / steps.square().sum(-1, keepdim=True).clamp_min(1)
+        scale = torch.where(top == 0, TINY, best).bfloat16()
+        steps = (wide / scale.float()).round_().clamp_(-ZERO, ZERO - 1)
+        codes.append(paired((steps + ZERO).to(torch.uint8).flatten(1)))
+        scales.append(scale.squeeze(-1))
+    return {"weight": torch.cat(codes), "scale": torch.cat(scales)}
+
+
+def group_of(inner: int, asked: int | None, where: str) -> int:
+    """The group size for rows of that width.
+
+    Raises:
+        ConfigError: the size asked for does not divide it, or none of ours does.
+    """
+    fitting = [width for width in (*nibbles.GROUPS[::-1], *WIDTHS[2:]) if inner % width == 0]
+    if asked is None and fitting:
+        return next(width for width in WIDTHS if inner % width == 0)
+    if asked is None or asked not in fitting:
+        ours = ", ".join(map(str, fitting)) or "none of ours"
+        raise ConfigError(
+            f"{where}: group size {asked or WIDTHS} does not divide its {inner} inputs; those that do: {ours}"
+        )
+    return asked
+
+
+def paired(codes: UInt8[Tensor, "N K"]) -> UInt8[Tensor, "N half"]:
+    """Two codes in a byte, the first in the low half."""
+    return codes[:, 0::2] | (codes[:, 1::2] << 4)
+
+
+def unpaired(bytes_: UInt8[Tensor, "N half"]) -> UInt8[Tensor, "N K"]:
+    """The inverse of `paired`."""
+    return torch.stack((bytes_ & 15, bytes_ >> 4), dim=-1).flatten(1)
+
+
+class BlockLinear(FourBitLinear):
+    """Weights of 4 bits from a code book, a scale for each block of values, as bitsandbytes stores them.
+
+    For the product each value of the book is written as the sum of two codes of 4 bits (error 0.002 of the
+    largest in its block), so that packed weights take 9 bits here and not 4.5: no operator of torch looks up
+    values.
+
+    Relative error of the products against float32: 0.10 for normal weights (nf4), 0.13 (fp4).
+
+    Attributes:
+        weight: two codes in a byte, the first in its high half, row after row without gaps.
+        absmax: float32, the scale of each block of `block` values, row after row without gaps.
+    """
+
+    stored = ("weight", "absmax")
+
+    def __init__(self, inner: int, outer: int, *, form: str = "nf4", block: int = BLOCK, bias: bool) -> None:
+        super().__init__(inner, outer, bias=bias)
+        self.form, self.block = form, block
+        count = inner * outer
+        self.register_buffer("weight", torch.empty(-(-count // 2), 1, dtype=torch.uint8))
+        self.register_buffer("absmax", torch.empty(-(-count // block), dtype=torch.float32))
+
+    @property
+    def group(self) -> int:
+        """Values of a row that share a scale wherever the row begins; 0 where blocks begin anywhere."""
+        return next((g for g in nibbles.GROUPS[::-1] if self.block % g == 0 and self.in_features % g == 0), 0)
+
+    def plain(self) -> UInt8[Tensor, "half 1"]:
+        """The codes, two in a byte."""
+        layout = nibbles.packing()
+        if self.planes is None or layout is None:
+            return self.weight
+        high, low = (nibbles.unpack_codes(plane, layout, self.out_features) for plane in self.planes)
+        _, highs, lows = two_codes(self.form)
+        table = torch.zeros(256, dtype=torch.uint8)
+        table[highs.int() * 16 + lows] = torch.arange(16, dtype=torch.uint8)
+        return high_first(table[high.flatten().int() * 16 + low.flatten()])
+
+    def packed(self) -> list[Plane]:
+        """For the product."""
+        step, highs, lows = two_codes(self.form)
+        codes = self._codes()
+        starts = torch.arange(0, codes.numel(), self.group)
+        scale = self.absmax[starts // self.block].unflatten(0, (self.out_features, -1)) * step
+        return [nibbles.pack(highs[codes.int()], scale * 16), nibbles.pack(lows[codes.int()], scale)]
+
+    def rows(self):
+        """The dense weights, some outputs at a time."""
+        book = torch.tensor(CODES[self.form], device=self.weight.device)
+        flat = book[self._codes().flatten().int()]
+        scale = self.absmax.repeat_interleave(self.block)[: flat.numel()]
+        yield (flat * scale).unflatten(0, (self.out_features, -1))
+
+    def _codes(self) -> UInt8[Tensor, "N K"]:
+        plain = self.plain().flatten()
+        codes = torch.stack((plain >> 4, plain & 15), dim=-1).flatten()
+        return codes[: self.in_features * self.out_features].unflatten(0, (self.out_features, -1))
+
+
+def high_first(codes: UInt8[Tensor, "N"]) -> UInt8[Tensor, "half 1"]:
+    """Two codes in a byte, the first in the high half."""
+    return paired(F.pad(codes, (0, codes.numel() % 2)).unflatten(0, (-1, 2)).flip(1)).contiguous()
+
+
+def block_weights(
+    weight: Float[Tensor, "N K"], form: str, *, block: int = BLOCK, double: bool = False
+) -> dict[str, Tensor]:
+    """Weights by a code book: the state of a `BlockLinear`.
+
+    Args:
+        form: a key of `CODES`.
+        double: the scales go through 8 bits themselves, as `bnb_4bit_use_double_quant` of bitsandbytes asks;
+            the values are the same as there, but nothing is saved, for the products want them whole.
+    """
+    book, order = torch.tensor(CODES[form]).sort()
+    borders = (book[1:] + book[:-1]) / 2
+    codes, scales = [], []
+    for part in weight.flatten().split(2**22 // block * block):
+        blocks = F.pad(part.float(), (0, -len(part) % block)).unflatten(0, (-1, block))
+        absmax = blocks.abs().amax(1)
+        near = torch.bucketize(blocks / absmax.clamp_min(TINY)[:, None], borders)
+        codes.append(order[near].to(torch.uint8).flatten()[: len(part)])
+        scales.append(absmax)
+    absmax = torch.cat(scales)
+    return {"weight": high_first(torch.cat(codes)), "absmax": twice_quantized(absmax) if double else absmax}
+
+
+def twice_quantized(absmax: Float[Tensor, "N"], block: int = 256) -> Float[Tensor, "N"]:
+    """Scales after their way through 8 bits: less their mean, in blocks, by a map that is finer near zero."""
+    mean = absmax.mean()
+    blocks = F.pad(absmax - mean, (0, -len(absmax) % block)).unflatten(0, (-1, block))
+    top = blocks.abs().amax(1, keepdim=True).clamp_min(TINY)
+    book = dynamic_map()
+    near = torch.bucketize(blocks / top, (book[1:] + book[:-1]) / 2)
+    return (book[near] * top).flatten()[: len(absmax)] + mean
+
+
+@cache
+def dynamic_map() -> Float[Tensor, "N"]:
+    """The 256 values of dynamic tree quantization, ascending.
+
+    Source: Dettmers and others, 8-bit Optimizers via Block-wise Quantization (2022), section 2.1.
+    """
+    found = [torch.zeros(1), torch.ones(1)]
+    for bits in range(7):
+        borders = torch.linspace(0.1, 1, 2**bits + 1)
+        middles = (borders[1:] + borders[:-1]) / 2 * 10.0 ** (bits - 6)
+        found += [middles, -middles]
+    return torch.cat(found).sort().values
+
+
+@cache
+def two_codes(form: str) -> tuple[float, UInt8[Tensor, "codes"], UInt8[Tensor, "codes"]]:
+    """A code book as sums of two codes: a value is ((high - 8) · 16 + low - 8) steps; step, highs, lows.
+
+    The step is the one by which the worst value fits best.
+    """
+    book = torch.tensor(CODES[form], dtype=torch.float64)
+    tried = torch.linspace(100, 119, 1901, dtype=torch.float64)[:, None]  # 119 is the most two codes make
+    worst = ((book * tried).round() / tried - book).abs().amax(1)
+    per_one = float(tried[worst.argmin()])
+    steps = (book * per_one).round().int()
+    highs = (steps + ZERO) // 16
+    return 1 / per_one, (highs + ZERO).to(torch.uint8), (steps - highs * 16 + ZERO).to(torch.uint8)
