@@ -63,7 +63,8 @@ class Pretrained:
             device_map: a device; "auto" (one card if it holds the model, else several, the host, the disk;
                 without a card mps, else cpu); or a mapping from parts to devices. See `models.mapped.homes`.
             max_memory, offload_folder: for device_map.
-            attn_implementation: "eager", "sdpa" (default) or "flash_attention_2".
+            attn_implementation: "eager", "sdpa" (default), "flash_attention_2", or "blocked": as "sdpa", but
+                several times faster in bfloat16 on a CPU.
             **kwargs: `revision`, `token`, `local_files_only`, `cache_dir` for the hub; any other name must be
                 a field of the config, which it overrides.
 
