@@ -11,7 +11,7 @@ from tests import folders
 from tests.cli.test_commands import run
 from tests.media.clips import write
 from tests.media.test_sandbox import counted_children
-from watchword.media import at, between, every, read_frames, scenes, uniform
+from watchword.media import at, between, every, read_frames, scenes, segments, uniform
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +156,36 @@ def test_chat_keeps_standard_input_for_questions(capsys):
     assert (
         "RequestError: chat: standard input is where the questions come from; give the path of a file" in err
     )
+
+
+def test_ask_answers_about_every_segment_with_its_times(capsys, clip, checkpoint):
+    flags = ["--segments", "0.5s", "--frames", 2, "--from", "0.5", "--max-tokens", 3]
+    code, out, err = run(capsys, "ask", clip, "What?", "--model", checkpoint, *flags)
+    expected = watchword.load(checkpoint).ask_segments(
+        clip, "What?", segments(0.5, 2, start=0.5), max_tokens=3
+    )
+    assert (code, out) == (0, expected.text + "\n")
+    assert out.startswith("0:00.5-0:01  ")
+    assert "watchword: note: 0:00.5-0:01: cut off after 3 tokens; --max-new-tokens allows more" in err
+    code, out, _ = run(capsys, "ask", clip, "What?", "--model", checkpoint, *flags, "--json")
+    found = json.loads(out)
+    assert found["text"] == expected.text
+    assert [(one["start"], one["end"]) for one in found["segments"]] == [(0.5, 1.0), (1.0, 1.5), (1.5, 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--segments", "0"], 5, "segments: one frame or part each 0.0 s; give seconds above 0"),
+        (["--segments", "soon"], 5, "--segments: 'soon' is no time"),
+        (["--segments", "1s", "--scenes"], 5, "--segments together with --scenes; it goes with --frames and"),
+        (["--segments", "1s", "--at", "1s"], 5, "--at together with --segments"),
+    ],
+)
+def test_segments_that_make_no_sense_are_refused_before_a_model_is_loaded(capsys, clip, flags, code, message):
+    found, out, err = run(capsys, "ask", clip, "What?", "--model", "no-such", *flags)
+    assert (found, out) == (code, "")
+    assert message in err
 
 
 def test_ask_refuses_flags_that_contradict_before_it_loads_a_model(capsys, clip):

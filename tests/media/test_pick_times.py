@@ -74,6 +74,7 @@ def test_segments_cover_the_clip():
     assert [span[2] for span in spans] == [(0, 20), (40, 60), (80, 90)]
     assert segments(4, 2).choose(STEADY) == (0, 20, 40, 60, 80, 90)
     assert [span[2] for span in segments(0.5, 1).spans(UNEVEN)] == [(0,), (1,), (2,), (4,)]
+    assert segments(4, 1, start=1, end=6).spans(STEADY) == ((1.0, 5.0, (10,)), (5.0, 6.0, (50,)))
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,7 @@ def test_segments_cover_the_clip():
         (lambda: scenes(0), "scenes: 0 frames asked for"),
         (lambda: segments(0), "segments: one frame or part each 0 s"),
         (lambda: segments(5, -1), "segments: -1 frames asked for"),
+        (lambda: segments(5, start=4, end=2), "segments: from 4 s to 2 s; let the part end after it begins"),
         (lambda: uniform(0, centre=True), "uniform: 0 frames asked for"),
     ],
 )
@@ -140,6 +142,8 @@ def test_flags_make_choices():
     assert from_flags(at_times="3.5s,9s") == at([3.5, 9])
     assert from_flags(every_time="2s", end="1m") == every(2, end=60)
     assert from_flags(by_scenes=True) == scenes(8)
+    assert from_flags(3, by_segments="1m", start="5") == segments(60, 3, start=5)
+    assert from_flags(by_segments="30s", default=4) == segments(30, 4)
     assert from_flags(5, by_scenes=True, start="3") == scenes(5, start=3)
 
 

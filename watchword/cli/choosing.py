@@ -13,6 +13,10 @@ To = Annotated[str | None, typer.Option("--to", help="Look up to this time.")]
 At = Annotated[str | None, typer.Option("--at", help="The frames at these times, such as 3.5s,9s.")]
 Every = Annotated[str | None, typer.Option("--every", help="One frame each so often, such as 2s.")]
 Scenes = Annotated[bool, typer.Option("--scenes", help="A frame of each scene, found by its cuts.")]
+Segments = Annotated[
+    str | None,
+    typer.Option("--segments", help="An answer for each stretch of so long, such as 30s, with its times."),
+]
 Sandbox = Annotated[
     bool,
     typer.Option("--sandbox", help="Decode in a child process without files, network and much memory."),

@@ -15,7 +15,7 @@ from watchword.media.policy import Policy
 __all__ = ["SLACK", "Task", "main"]
 
 SLACK = 64 * 1024**2  # bytes of report and rounding beyond the frames
-_TIMES = 200_000  # times of more frames than that are not handed back
+_TIMES = 700_000  # numbers; more, of six hours of film, would not fit into a report
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _read(task: Task) -> dict[str, Any]:
         )
     line = clip.timeline
     timeline = None
-    if line is not None and len(line.times) <= _TIMES:
+    if line is not None and len(line.times) + len(line.changes) <= _TIMES:
         timeline = [line.total, line.fps, list(line.times), line.end, list(line.changes)]
     return {
         "shape": clip.frames.shape, "indices": clip.indices, "times": clip.times, "total": clip.total,

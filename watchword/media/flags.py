@@ -3,7 +3,7 @@
 import re
 
 from watchword.errors import RequestError
-from watchword.media.pick import Pick, at, between, every, scenes, uniform
+from watchword.media.pick import Pick, at, between, every, scenes, segments, uniform
 
 __all__ = ["from_flags", "parse_time"]
 
@@ -41,6 +41,7 @@ def from_flags(
     at_times: str | None = None,
     every_time: str | None = None,
     by_scenes: bool = False,
+    by_segments: str | None = None,
     default: int = 8,
 ) -> Pick | None:
     """Make a choice of what was typed; None when nothing was, so that the model's own number holds.
@@ -52,6 +53,7 @@ def from_flags(
         at_times: `--at`, times with commas between.
         every_time: `--every`.
         by_scenes: `--scenes`.
+        by_segments: `--segments`; `--frames` is the number for each of them.
         default: how many frames, where a number is needed and none was typed.
 
     Raises:
@@ -61,12 +63,13 @@ def from_flags(
         name
         for name, value in (
             ("--frames", frames), ("--from", start), ("--to", end), ("--at", at_times),
-            ("--every", every_time), ("--scenes", by_scenes or None),
+            ("--every", every_time), ("--scenes", by_scenes or None), ("--segments", by_segments),
         )
         if value is not None
     ]  # fmt: skip
     _refuse(given, "--at", allowed=())
     _refuse(given, "--every", allowed=("--from", "--to"))
+    _refuse(given, "--segments", allowed=("--frames", "--from", "--to"))
     if at_times is not None:
         return at(parse_time(part, "--at") for part in at_times.split(","))
     first = None if start is None else parse_time(start, "--from")
@@ -76,6 +79,8 @@ def from_flags(
     count = default if frames is None else frames
     if every_time is not None:
         return every(parse_time(every_time, "--every"), start=first, end=last)
+    if by_segments is not None:
+        return segments(parse_time(by_segments, "--segments"), count, start=first, end=last)
     if by_scenes:
         return scenes(count, start=first, end=last)
     if first is not None or last is not None:

@@ -240,11 +240,14 @@ class Segments:
 
     seconds: float
     count: int = 8
+    start: float | None = None
+    end: float | None = None
     relative: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_step("segments", self.seconds)
         check_count("segments", self.count)
+        check_window("segments", self.start, self.end)
 
     @property
     def asked(self) -> int | None:
@@ -257,10 +260,10 @@ class Segments:
         >>> segments(2, 2).spans(Timeline(10, fps=2))
         ((0.0, 2.0, (0, 2)), (2.0, 4.0, (4, 6)), (4.0, 5.0, (8, 9)))
         """
-        _, end = timeline.window(None, None)
+        begin, end = timeline.window(self.start, self.end)
         found = []
-        for number in range(max(1, math.ceil(round(end / self.seconds, 9)))):
-            start, stop = number * self.seconds, min((number + 1) * self.seconds, end)
+        for number in range(max(1, math.ceil(round((end - begin) / self.seconds, 9)))):
+            start, stop = begin + number * self.seconds, min(begin + (number + 1) * self.seconds, end)
             part = timeline.within(start, stop)
             indices = tuple(part[i] for i in Uniform(self.count).choose(Timeline(len(part))))
             found.append((float(start), float(stop), indices))
@@ -338,6 +341,10 @@ def scenes(count: int, *, start: float | None = None, end: float | None = None) 
     return Scenes(count, start, end)
 
 
-def segments(seconds: float, count: int = 8) -> Segments:
-    """Choose `count` frames of each stretch of so many seconds, for films too long for one answer."""
-    return Segments(seconds, count)
+def segments(
+    seconds: float, count: int = 8, *, start: float | None = None, end: float | None = None
+) -> Segments:
+    """Choose `count` frames of each stretch of so many seconds, for films too long for one answer.
+
+    The last one may be shorter. `start` and `end` take a part of the film, as for `between`."""
+    return Segments(seconds, count, start, end)

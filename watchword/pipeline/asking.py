@@ -1,19 +1,18 @@
 """The walk from a question to its answer, in one straight line."""
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from watchword.errors import CapacityError, RequestError, WatchwordError
+from watchword.errors import RequestError
 from watchword.generation.kept import Kept
 from watchword.generation.serving import Engine
 from watchword.media.decode import read_media
 from watchword.media.frames import Clip
-from watchword.media.pick import Pick, uniform
+from watchword.media.pick import Pick, Segments, segments, uniform
 from watchword.media.policy import OPEN, Policy
 from watchword.media.spec import PixelSpec
 from watchword.nn.lora import adapter_names
@@ -24,7 +23,9 @@ from watchword.pipeline.families import Exchange, Family, Words
 from watchword.pipeline.options import Options
 from watchword.pipeline.preparing import Asked, Stopwatch, Wish, prepare, wished
 from watchword.pipeline.ranking import Ranking, Scored, rank, score
+from watchword.pipeline.segments import Segment, Segmented, answered
 from watchword.pipeline.streaming import Stream
+from watchword.pipeline.together import together
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,36 @@ class Pipeline:
         asks = [lambda one=one: self._called(**{**shared, **one}) for one in calls]
         return together(self, asks, errors)
 
+    def ask_segments(
+        self, media: object, question: str, every: float | Segments = 30.0, **settings: Any
+    ) -> Segmented:
+        """Ask about each stretch of a long film: an answer with times for each, and all of them as a list.
+
+        Args:
+            media: a video, as for `ask`; not frames, which have no times.
+            question: plain words, asked about each stretch alone.
+            every: seconds of a stretch, of which each gives as many frames as the family takes; or
+                `media.segments(seconds, frames, start=..., end=...)`.
+            **settings: as for `ask`, but frames.
+
+        Raises:
+            MediaError: the medium cannot be read.
+            RequestError: as for `ask`; or no video; or several answers asked for.
+            CapacityError: as for `ask`.
+        """
+        return Segmented(question, tuple(self.stream_segments(media, question, every, **settings)))
+
+    def stream_segments(
+        self, media: object, question: str, every: float | Segments = 30.0, *,
+        options: Options | None = None, scope: str = "", **settings: Any,
+    ) -> Iterator[Segment]:  # fmt: skip
+        """The same, stretch by stretch, as the answers come."""
+        check_question("segments", question)
+        wish = wished(options, scope, settings)
+        one_answer("segments", wish)
+        pick = every if isinstance(every, Segments) else segments(every, self.family.frames)
+        return answered(self, media, question, pick, wish)
+
     def chat(
         self,
         media: object = None,
@@ -201,6 +232,8 @@ class Pipeline:
 
     def pick(self, frames: int | Pick | None) -> Pick:
         """Which frames of a clip."""
+        if isinstance(frames, Segments):
+            raise RequestError("frames: segments are asked about one by one; use ask_segments")
         if frames is None:
             return uniform(self.family.frames)
         return uniform(frames) if isinstance(frames, int) else frames
@@ -262,41 +295,3 @@ def frame_notes(clip: Clip, frames: int | Pick | None) -> tuple[str, ...]:
     if clip.kind == "picture" and frames not in (None, 1):
         found.append("a picture has one frame; the choice of frames has no effect")
     return tuple(found)
-
-
-def together(pipeline: Pipeline, asks: Sequence[Callable[[], Stream]], errors: str) -> list[Any]:
-    """Run requests together, as many as the engine has rows; each is prepared when its turn comes."""
-    waiting = deque(enumerate(asks))
-    running: dict[int, Stream] = {}
-    found: list[Any] = [None] * len(asks)
-    limit = min(pipeline.engine.limits.rows, pipeline.engine.limits.requests)
-    try:
-        while waiting or running:
-            while waiting and len(running) < limit:
-                at, ask = waiting.popleft()
-                try:
-                    running[at] = ask()
-                except CapacityError as error:
-                    if running:  # others may have filled the engine: try again when one of ours is done
-                        waiting.appendleft((at, ask))
-                        break
-                    found[at] = failed(error, errors)
-                except WatchwordError as error:
-                    found[at] = failed(error, errors)
-            pipeline.engine.step()
-            for at in [at for at, stream in running.items() if stream.ticket.is_over()]:
-                try:
-                    found[at] = running.pop(at).collect()
-                except WatchwordError as error:
-                    found[at] = failed(error, errors)
-    finally:
-        for stream in running.values():
-            stream.close()
-    return found
-
-
-def failed(error: WatchwordError, errors: str) -> WatchwordError:
-    """The error in the place of an answer, or raised."""
-    if errors == "raise":
-        raise error
-    return error
