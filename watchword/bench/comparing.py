@@ -57,7 +57,8 @@ def compare(
     say("ours")
     pipeline, load = ours.timed_load(folder, **how)
     sides = [ours.measure(pipeline, work, load, f"watchword {made.form}")]
-    task, where = ours.peer_task(pipeline, work, str(folder)), pipeline.device
+    where, seen = pipeline.device, (pipeline.model.config, pipeline.family, pipeline.words)
+    task = ours.peer_task(*seen, work, str(folder), dtype=pipeline.dtype, device=where)
     del pipeline
     gc.collect()
     if against is not None:
@@ -65,7 +66,7 @@ def compare(
         sides.append(ours.Measured(**peer.measure_peer(task)))
     say("the machine")
     most = table.limits(made, where)
-    plans = [made, replace(made, form=str(made.dtype).removeprefix("torch."))]
+    plans = [made, replace(made, form=str(made.dtype).removeprefix("torch."), packed={})]
     limits = [most, most if len(sides) == 1 else table.limits(plans[1], where)]
     tables = [table.rows(*one) for one in zip(sides, [work, work], plans, limits)]
     return Found(sides, tables, work, made.form, torch.get_num_threads(), most)

@@ -12,7 +12,7 @@ from watchword.bench.machine import peak_bytes
 from watchword.errors import CapacityError
 from watchword.media.frames import Clip
 from watchword.pipeline.asking import Pipeline
-from watchword.pipeline.families import Exchange
+from watchword.pipeline.families import Exchange, Family, Words
 
 QUESTION = "What happens?"
 
@@ -129,27 +129,40 @@ def asked(pipeline: Pipeline, media: np.ndarray, work: Work, tokens: int) -> Any
     return answer
 
 
-def peer_task(pipeline: Pipeline, work: Work, folder: str) -> dict[str, Any]:
+def clip_of(work: Work, side: int) -> Clip:
+    """The work's noise as a clip or picture that was read."""
+    media = random_media(work.frames, side)
+    if work.frames is None:
+        return Clip(media[None], (0,), None, 1, kind="picture")
+    return Clip(media, tuple(range(len(media))), None, len(media), kind="video")
+
+
+def peer_task(
+    config: Any,
+    family: Family,
+    words: Words,
+    work: Work,
+    folder: str,
+    *,
+    dtype: torch.dtype,
+    device: Any = "cpu",
+) -> dict[str, Any]:
     """The same work for a peer in another process: the prompt as ids, pixels by their size."""
-    config = pipeline.model.config
-    media = random_media(work.frames, config.vision_config.image_size)
-    frames = media if media.ndim == 4 else media[None]
-    clip = Clip(frames, tuple(range(len(frames))), None, len(frames),
-                kind="picture" if work.frames is None else "video")  # fmt: skip
-    exchange = Exchange(work.question, (clip,))
+    side = config.vision_config.image_size
+    exchange = Exchange(work.question, (clip_of(work, side),))
     return {
         "folder": folder,
         "model_type": config.model_type,
-        "ids": pipeline.family.encode(config, pipeline.words, [exchange]).ids,
-        "qformer_ids": list(pipeline.family.instruction(pipeline.words, work.question)),
+        "ids": family.encode(config, words, [exchange]).ids,
+        "qformer_ids": list(family.instruction(words, work.question)),
+        "side": side,
         "frames": work.frames,
-        "side": config.vision_config.image_size,
         "tokens": work.tokens,
         "beams": work.beams,
         "repeats": work.repeats,
         "threads": torch.get_num_threads(),
-        "device": str(pipeline.device),
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
     }
 
 

@@ -9,11 +9,14 @@ from typing import Any
 import torch
 
 from watchword.config import family_from_dict
-from watchword.errors import CheckpointError, ConfigError, RequestError
+from watchword.errors import CheckpointError
 from watchword.models import build
 from watchword.pipeline.families import FAMILIES
 from watchword.pipeline.opening import CACHE_BYTES, chosen_dtype, read_config
 from watchword.weights import files, sizes
+from watchword.weights import quantize as quantization
+
+EMBEDDINGS = ("embed_tokens", "embed_positions", "shared", "relative_attention_bias")
 
 WORDS = 64
 """Positions for words, in a prompt whose length nobody gave."""
@@ -26,8 +29,9 @@ class Plan:
     Attributes:
         config: of the family.
         shapes: of all its parameters.
-        form: a key of `sizes.FORMATS`: how it will be held.
-        dtype: type of what a packed format leaves dense.
+        form: how it will be held: a dense type or a packed format.
+        dtype: type of what stays dense.
+        packed: of each parameter that does not, its format.
         frames: of a clip, unless told otherwise; None for a family of pictures.
     """
 
@@ -35,6 +39,7 @@ class Plan:
     shapes: Mapping[str, tuple[int, ...]]
     form: str
     dtype: torch.dtype
+    packed: Mapping[str, str]
     frames: int | None
 
     @property
@@ -49,14 +54,14 @@ class Plan:
     def need(self, positions: int, rows: int = 1, keep: int = CACHE_BYTES) -> sizes.Need:
         """What it takes in memory."""
         return sizes.need(
-            self.shapes, self.text, self.form, dtype=self.dtype, positions=positions, rows=rows, keep=keep
+            self.shapes, self.text, self.dtype, self.packed, positions=positions, rows=rows, keep=keep
         )
 
     def step_bytes(self, positions: int, rows: int = 1) -> int:
         """Bytes that one step must read: every weight it multiplies with, and the keys and values."""
         wanted = {name: shape for name, shape in self._text().items() if not _looked_up(name)
                   and not (self.text.is_encoder_decoder and ".encoder." in name)}  # fmt: skip
-        weights = sum(sizes.weight_bytes(wanted, self.form, dtype=self.dtype).values())
+        weights = sum(sizes.weight_bytes(wanted, self.dtype, self.packed).values())
         return weights + sizes.cache_bytes(self.text, positions, rows, itemsize=self.dtype.itemsize)
 
     def prompt_flops(self, positions: int, frames: int | None) -> float:
@@ -105,25 +110,18 @@ def plan(folder: Path, *, quantize: str | None = None, dtype: str = "auto") -> P
     config = family_from_dict(read_config(folder), str(folder / "config.json"))
     stored = _stored(folder, config)
     kind = chosen_dtype(dtype, stored, torch.device("cpu"))
-    if quantize is not None and sizes.format_of(quantize).dtype is not None:
-        packed = [name for name, form in sizes.FORMATS.items() if form.dtype is None]
-        raise ConfigError(f"quantize {quantize!r}: not a packed format; expected one of {', '.join(packed)}")
     model = build.build(config)
+    packed = {} if quantize is None else quantization.plan(model, quantization.Recipe(quantize))
     shapes = {name: tuple(one.shape) for name, one in model.named_parameters()}  # tied ones once
     family = FAMILIES[config.model_type]
-    frames = None if config.model_type == "instructblip" else family.frames
-    return Plan(config, shapes, quantize or str(kind).removeprefix("torch."), kind, frames)
-
-
-def check_counts(**counts: int | None) -> None:
-    """Refuse counts that are not whole numbers above 0.
-
-    Raises:
-        RequestError: one that is not.
-    """
-    for name, value in counts.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise RequestError(f"{name}={value!r}, expected a whole number, at least 1")
+    return Plan(
+        config=config,
+        shapes=shapes,
+        form=quantize or str(kind).removeprefix("torch."),
+        dtype=kind,
+        packed={f"{path}.weight": form for path, form in packed.items()},
+        frames=None if config.model_type == "instructblip" else family.frames,
+    )
 
 
 def _stored(folder: Path, config: Any) -> torch.dtype:
@@ -146,4 +144,4 @@ def _in_layers(name: str, shape: tuple[int, ...]) -> bool:
 
 def _looked_up(name: str) -> bool:
     """Whether rows are taken from it, and none of the rest is read."""
-    return any(part in sizes.EMBEDDINGS and part != "lm_head" for part in name.split("."))
+    return any(part in EMBEDDINGS for part in name.split("."))

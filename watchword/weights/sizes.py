@@ -4,8 +4,9 @@ Weights and keys are exact. Activations follow a rule of thumb that was measured
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,57 +20,36 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Format:
-    """How a matrix is stored.
+    """How a packed matrix is held.
 
     Args:
         bits: of one value.
         group: values of a row that share `scale`; 0 when the whole row does.
         scale: bytes beside each group: scales, and zeros where there are any.
-        dtype: type of the model's other values; None leaves it to the caller.
     """
 
     bits: int
     group: int = 0
     scale: int = 0
-    dtype: torch.dtype | None = None
 
 
 FORMATS: Mapping[str, Format] = {
-    "float32": Format(32, dtype=torch.float32),
-    "bfloat16": Format(16, dtype=torch.bfloat16),
-    "float16": Format(16, dtype=torch.float16),
     "int8": Format(8, scale=4),
     "int4": Format(4, group=64, scale=4),
-    "nf4": Format(4, group=64, scale=4),
+    "nf4": Format(8, group=64, scale=8),
+    "fp4": Format(8, group=64, scale=8),
 }
-"""Dense types, and the packed ones of `quantize=`."""
+"""The packed formats of `quantize=` as they run on a CPU. There nf4 and fp4 are sums of two planes of 4 bits
+(see `nn.fourbit.BlockLinear`); in files and on a card they take half of that."""
 
-EMBEDDINGS = ("embed_tokens", "embed_positions", "shared", "relative_attention_bias", "lm_head")
-"""Matrices of a text model that stay dense in packed formats: read by row, or few and delicate."""
+BLOCK = 256
+"""Rows of a prompt whose attention is computed at once."""
 
-PROCESS = 450 * 2**20
+PROCESS = 400 * 2**20
 """What the process takes before a model is there: torch, the video reader and their libraries; measured."""
 
 MARGIN = 0.10
 """By how much a measured peak may differ from `Need.total`, as a share of it; benchmarks/fit.md."""
-
-
-def is_packed(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a packed format applies to this parameter: the text model's linear layers."""
-    parts = name.split(".")
-    text = parts[0] == "language_model" and len(shape) == 2 and parts[-1] == "weight"
-    return text and not any(one in EMBEDDINGS for one in parts)
-
-
-def format_of(name: str) -> Format:
-    """A format by name.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    if name not in FORMATS:
-        raise ConfigError(f"format {name!r}: unknown; expected one of {', '.join(FORMATS)}")
-    return FORMATS[name]
 
 
 def matrix_bytes(shape: tuple[int, ...], how: Format) -> int:
@@ -80,27 +60,24 @@ def matrix_bytes(shape: tuple[int, ...], how: Format) -> int:
 
 
 def weight_bytes(
-    shapes: Shapes,
-    form: str,
-    *,
-    dtype: torch.dtype = torch.bfloat16,
-    packed: Callable[[str, tuple[int, ...]], bool] = is_packed,
+    shapes: Shapes, dtype: torch.dtype, packed: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, int]:
     """Bytes of the weights of each part of the model: vision tower, Q-Former, text model and so on.
 
     Args:
         shapes: of all parameters. Tied ones belong in it once.
-        form: a key of `FORMATS`.
-        dtype: type of what a packed format leaves dense.
-        packed: says which parameters a packed format applies to.
+        dtype: type of what stays dense.
+        packed: of each parameter that does not, its format: a key of `FORMATS`.
+
+    Raises:
+        ConfigError: an unknown format.
     """
-    how = format_of(form)
     found: dict[str, int] = {}
     for name, shape in shapes.items():
-        if how.dtype is None and packed(name, shape):
-            size = matrix_bytes(shape, how)
-        else:
-            size = math.prod(shape) * (how.dtype or dtype).itemsize
+        form = packed.get(name)
+        if form is not None and form not in FORMATS:
+            raise ConfigError(f"{name}: format {form!r}: unknown; expected one of {', '.join(FORMATS)}")
+        size = math.prod(shape) * dtype.itemsize if form is None else matrix_bytes(shape, FORMATS[form])
         part = name.split(".")[0]
         found[part] = found.get(part, 0) + size
     return found
@@ -127,15 +104,17 @@ def activation_bytes(
 ) -> int:
     """Bytes in flight while a prompt runs, by a rule of thumb.
 
-    A piece of the prompt with eight rows of model width and three of the MLP's; the scores of its attention
-    in float32, twice; and one matrix, which the product may lay out anew. Measured: benchmarks/fit.md.
+    A piece of the prompt with eight rows of model width and three of the MLP's; the scores of a block of its
+    attention, once as they are and once in float32; and one matrix, which the product may lay out anew.
+    Measured: benchmarks/fit.md.
     """
     rows = min(piece, positions)
-    inner = max((shape[0] for name, shape in shapes.items() if name.startswith("language_model.")
-                 and "layers." in name and len(shape) == 2), default=0)  # fmt: skip
-    largest = max((math.prod(shape) for name, shape in shapes.items() if is_packed(name, shape)), default=0)
+    stack = {name: shape for name, shape in shapes.items()
+             if name.startswith("language_model.") and "layers." in name and len(shape) == 2}  # fmt: skip
+    inner = max((shape[0] for shape in stack.values()), default=0)
+    largest = max(map(math.prod, stack.values()), default=0)
     flow = rows * (8 * text.hidden_size + 3 * inner) * itemsize
-    scores = 2 * text.num_attention_heads * rows * positions * 4
+    scores = text.num_attention_heads * min(BLOCK, rows) * positions * (itemsize + 4)
     return flow + scores + largest * itemsize
 
 
@@ -176,26 +155,24 @@ class Need:
 def need(
     shapes: Shapes,
     text: Any,
-    form: str,
+    dtype: torch.dtype,
+    packed: Mapping[str, str] = MappingProxyType({}),
     *,
-    dtype: torch.dtype = torch.bfloat16,
     positions: int,
     rows: int = 1,
     new: int = 128,
     keep: int = 0,
-    packed: Callable[[str, tuple[int, ...]], bool] = is_packed,
 ) -> Need:
-    """What a model takes in a format; arguments as for `weight_bytes` and `cache_bytes`.
+    """What a model takes; arguments as for `weight_bytes` and `cache_bytes`.
 
     Args:
         keep: the budget for what is kept for later questions, in bytes.
     """
-    itemsize = (format_of(form).dtype or dtype).itemsize
     return Need(
-        weights=weight_bytes(shapes, form, dtype=dtype, packed=packed),
-        cache=cache_bytes(text, positions, rows, new=new, itemsize=itemsize),
-        kept=min(keep, cache_bytes(text, positions, itemsize=itemsize)),
-        activations=activation_bytes(text, shapes, positions, itemsize=itemsize),
+        weights=weight_bytes(shapes, dtype, packed),
+        cache=cache_bytes(text, positions, rows, new=new, itemsize=dtype.itemsize),
+        kept=min(keep, cache_bytes(text, positions, itemsize=dtype.itemsize)),
+        activations=activation_bytes(text, shapes, positions, itemsize=dtype.itemsize),
     )
 
 
