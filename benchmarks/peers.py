@@ -11,9 +11,9 @@
     python -m benchmarks.peers table runs.jsonl
 
 `--sides` takes one or several, so that a long comparison may be run part by part; lines are added to the
-file, and of several for one side the last counts. Work: `video` is 8 frames and 2,087 positions, one
-picture and 46 for `picture`, `beams` the same with 5 beams. `--repeats 1` measures transformers' first call; more leave it
-out.
+file, and of several for one side the last counts. Work: `video` is 8 frames and 2,087 positions; `picture` is
+one picture and 46; `beams` is the same with 5 beams. `--repeats 1` measures transformers' first call; with
+more the first does not count.
 """
 
 import argparse

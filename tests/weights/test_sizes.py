@@ -35,9 +35,11 @@ def test_packed_weights_are_counted_as_their_linears_hold_them(form):
     assert least * most <= linear.nbytes <= most
 
 
-@pytest.mark.parametrize(("form", "expected"), [("int8", 10 * 132 + 40), ("int4", 10 * (66 + 12))])
+@pytest.mark.parametrize(("form", "expected"), [("int8", 10 * 132 + 40), ("int4", 10 * (66 + 18))])
 def test_matrix_counts_scales_of_every_group_begun(form, expected):
     assert sizes.matrix_bytes((10, 132), sizes.FORMATS[form]) == expected
+    idle = 10 * 3 * 2 if form == "int4" else 0
+    assert sizes.matrix_bytes((10, 132), sizes.FORMATS[form], read=True) == expected - idle
 
 
 def test_cache_is_what_the_cache_takes():

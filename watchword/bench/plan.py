@@ -61,7 +61,7 @@ class Plan:
         """Bytes that one step must read: every weight it multiplies with, and the keys and values."""
         wanted = {name: shape for name, shape in self._text().items() if not _looked_up(name)
                   and not (self.text.is_encoder_decoder and ".encoder." in name)}  # fmt: skip
-        weights = sum(sizes.weight_bytes(wanted, self.dtype, self.packed).values())
+        weights = sum(sizes.weight_bytes(wanted, self.dtype, self.packed, read=True).values())
         return weights + sizes.cache_bytes(self.text, positions, rows, itemsize=self.dtype.itemsize)
 
     def prompt_flops(self, positions: int, frames: int | None) -> float:

@@ -26,18 +26,20 @@ class Format:
         bits: of one value.
         group: values of a row that share `scale`; 0 when the whole row does.
         scale: bytes beside each group: scales, and zeros where there are any.
+        plain: further bytes for each group, which files and copies need and no product reads.
     """
 
     bits: int
     group: int = 0
     scale: int = 0
+    plain: int = 0
 
 
 FORMATS: Mapping[str, Format] = {
     "int8": Format(8, scale=4),
-    "int4": Format(4, group=64, scale=4),
-    "nf4": Format(8, group=64, scale=8),
-    "fp4": Format(8, group=64, scale=8),
+    "int4": Format(4, group=64, scale=4, plain=2),
+    "nf4": Format(8, group=64, scale=8, plain=4),
+    "fp4": Format(8, group=64, scale=8, plain=4),
 }
 """The packed formats of `quantize=` as they run on a CPU. There nf4 and fp4 are sums of two planes of 4 bits
 (see `nn.fourbit.BlockLinear`); in files and on a card they take half of that."""
@@ -52,15 +54,20 @@ MARGIN = 0.10
 """By how much a measured peak may differ from `Need.total`, as a share of it; benchmarks/fit.md."""
 
 
-def matrix_bytes(shape: tuple[int, ...], how: Format) -> int:
-    """Bytes of one matrix (rows, values in a row) in a format, its scales included."""
+def matrix_bytes(shape: tuple[int, ...], how: Format, *, read: bool = False) -> int:
+    """Bytes of one matrix (rows, values in a row) and its scales; `read`: those that a product reads."""
     rows, width = math.prod(shape[:-1]), shape[-1]
     groups = -(-width // how.group) if how.group else 1
-    return rows * (width * how.bits // 8 + groups * how.scale)
+    beside = how.scale if read else how.scale + how.plain
+    return rows * (width * how.bits // 8 + groups * beside)
 
 
 def weight_bytes(
-    shapes: Shapes, dtype: torch.dtype, packed: Mapping[str, str] = MappingProxyType({})
+    shapes: Shapes,
+    dtype: torch.dtype,
+    packed: Mapping[str, str] = MappingProxyType({}),
+    *,
+    read: bool = False,
 ) -> dict[str, int]:
     """Bytes of the weights of each part of the model: vision tower, Q-Former, text model and so on.
 
@@ -68,6 +75,7 @@ def weight_bytes(
         shapes: of all parameters. Tied ones belong in it once.
         dtype: type of what stays dense.
         packed: of each parameter that does not, its format: a key of `FORMATS`.
+        read: count what a product reads, not what is held.
 
     Raises:
         ConfigError: an unknown format.
@@ -77,7 +85,10 @@ def weight_bytes(
         form = packed.get(name)
         if form is not None and form not in FORMATS:
             raise ConfigError(f"{name}: format {form!r}: unknown; expected one of {', '.join(FORMATS)}")
-        size = math.prod(shape) * dtype.itemsize if form is None else matrix_bytes(shape, FORMATS[form])
+        if form is None:
+            size = math.prod(shape) * dtype.itemsize
+        else:
+            size = matrix_bytes(shape, FORMATS[form], read=read)
         part = name.split(".")[0]
         found[part] = found.get(part, 0) + size
     return found
