@@ -75,17 +75,52 @@ def test_resize_token_embeddings_moves_table_head_and_config(blip_folder):
     assert torch.equal(model.get_input_embeddings().weight[:600], before)
 
 
-def test_bitsandbytes_is_described_but_not_loaded(blip_folder):
+def test_bitsandbytes_config_quantizes_as_in_the_documents(blip_folder):
     nf4 = watchword.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float16
     )
     assert nf4.to_dict()["bnb_4bit_compute_dtype"] == "float16"
+    cls = watchword.InstructBlipForConditionalGeneration
+    model = cls.from_pretrained(blip_folder, quantization_config=nf4, device_map="auto")
+    assert model.quantization.linears["nf4"] > 20
+    assert isinstance(model.get_output_embeddings(), torch.nn.Linear)  # the head stays dense
+    plain = cls.from_pretrained(blip_folder, quantization_config=watchword.BitsAndBytesConfig())
+    assert not hasattr(plain, "quantization")  # neither 4 nor 8 bits are asked for
+    skipping = watchword.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["vision_model"])
+    model = cls.from_pretrained(blip_folder, quantization_config=skipping)
+    assert isinstance(model.vision_model.encoder.layers[0].mlp.fc1, torch.nn.Linear)
+    assert not isinstance(model.language_model.model.layers[0].mlp.up_proj, torch.nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"bnb_4bit_quant_type": "int3"}, "quant_type 'int3'"),
+        ({"load_in_8bit": True, "load_in_4bit": True}, "are both set"),
+        ({"llm_int8_threshold": 4.0}, "llm_int8_threshold 4.0: not implemented"),
+        ({"llm_int8_has_fp16_weight": True}, "llm_int8_has_fp16_weight True: not implemented"),
+        (
+            {"llm_int8_enable_fp32_cpu_offload": True},
+            "llm_int8_enable_fp32_cpu_offload True: not implemented",
+        ),
+        ({"bnb_4bit_quant_storage": torch.bfloat16}, r"bnb_4bit_quant_storage torch\.bfloat16: not impl"),
+    ],
+)
+def test_bitsandbytes_config_refuses_what_it_cannot_do(fields, said):
+    with pytest.raises(watchword.ConfigError, match=said):
+        watchword.BitsAndBytesConfig(**fields)
+
+
+def test_quantization_config_of_another_kind_is_refused(blip_folder):
+    cls = watchword.InstructBlipForConditionalGeneration
     with pytest.raises(
-        watchword.ConfigError, match=r"quantization_config BitsAndBytesConfig: .* not implemented"
+        watchword.ConfigError, match="quantization_config str: not implemented; expected watchwo"
     ):
-        watchword.InstructBlipForConditionalGeneration.from_pretrained(blip_folder, quantization_config=nf4)
-    with pytest.raises(watchword.ConfigError, match="quant_type 'int3'"):
-        watchword.BitsAndBytesConfig(bnb_4bit_quant_type="int3")
+        cls.from_pretrained(blip_folder, quantization_config="nf4")
+    with pytest.raises(watchword.ConfigError, match="quantize 'int8' and quantization_config: give one"):
+        cls.from_pretrained(blip_folder, quantization_config={"load_in_4bit": True}, quantize="int8")
+    with pytest.raises(watchword.UnknownArgument, match="unknown argument 'load_in_3bit'"):
+        cls.from_pretrained(blip_folder, quantization_config={"load_in_3bit": True})
 
 
 def test_flash_attention_says_what_is_missing(blip_folder):

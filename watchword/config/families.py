@@ -55,6 +55,7 @@ class _BlipFamily(Config):
     """What InstructBLIP and InstructBlipVideo share: a tower, a Q-Former and a language model."""
 
     parts = ("vision_config", "qformer_config", "text_config")
+    handled = ("quantization_config",)
     extras = ("use_decoder_only_language_model", "initializer_factor", "initializer_range")
     vision_class: ClassVar[type[InstructBlipVisionConfig]]
     qformer_class: ClassVar[type[InstructBlipQFormerConfig]]
@@ -167,6 +168,7 @@ class VideoLlavaConfig(Config):
 
     model_type = "video_llava"
     parts = ("vision_config", "text_config")
+    handled = ("quantization_config",)
     aliases: ClassVar[Mapping[str, str]] = {
         "image_token_id": "image_token_index",
         "video_token_id": "video_token_index",

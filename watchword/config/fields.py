@@ -56,6 +56,7 @@ class Config:
         aliases: second names -> field names; accepted by the constructor, in files and as attributes.
         extras: known fields that are not in the constructor's signature; written unless None.
         neutral: fields that change the numbers and are not implemented -> the values that are accepted.
+        handled: fields that others refuse, and whoever loads a model by this config reads.
     """
 
     model_type: ClassVar[str] = ""
@@ -65,6 +66,7 @@ class Config:
     aliases: ClassVar[Mapping[str, str]] = {}
     extras: ClassVar[tuple[str, ...]] = ()
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    handled: ClassVar[tuple[str, ...]] = ()
 
     return_dict: bool
     output_hidden_states: bool
@@ -140,6 +142,8 @@ class Config:
 
     def _refuse(self) -> None:
         for name, accepted in {**REFUSED, **self.neutral}.items():
+            if name in self.handled:
+                continue
             value = getattr(self, name, accepted[0])
             if value not in accepted:
                 expected = " or ".join(repr(one) for one in accepted)

@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from watchword.errors import ConfigError, MissingExtra, RequestError, refuse_unknown
+from watchword.hf import quantization
 from watchword.hf.generation import GenerationConfig
 from watchword.hf.outputs import ModelOutput
-from watchword.models import layouts
+from watchword.models import build, layouts
 from watchword.models.mapped import homes
 from watchword.nn.attention import BACKENDS, import_flash
 from watchword.shapes import Tensor
-from watchword.weights import files, hub, load
+from watchword.weights import files, hub, load, packed
 
 logger = logging.getLogger(__name__)
 
@@ -65,19 +66,17 @@ class Pretrained:
             max_memory, offload_folder: for device_map.
             attn_implementation: "eager", "sdpa" (default), "flash_attention_2", or "blocked": as "sdpa", but
                 several times faster in bfloat16 on a CPU.
-            **kwargs: `revision`, `token`, `local_files_only`, `cache_dir` for the hub; any other name must be
-                a field of the config, which it overrides.
+            quantization_config: a `BitsAndBytesConfig`, or such as a dictionary.
+            **kwargs: `quantize` is "int8", "int4" or "nf4", see docs/quantization.md; `revision`, `token`,
+                `local_files_only`, `cache_dir` for the hub; any other name must be a field of the config,
+                which it overrides.
 
         Raises:
             CheckpointError: files missing, or tensors that do not fit the model; the message names them.
             ConfigError: a config that is not this class's, or with fields that are not implemented.
             MissingExtra: an attention implementation without its package, several devices without accelerate.
         """
-        if quantization_config is not None:
-            raise ConfigError(
-                f"quantization_config {type(quantization_config).__name__}: loading quantized weights is not "
-                "implemented yet; load with dtype=torch.bfloat16 instead"
-            )
+        recipe = quantization.recipe_of(quantization_config, kwargs.pop("quantize", None))
         folder = hub.fetch(
             pretrained_model_name_or_path, **{k: kwargs.pop(k) for k in HUB_ARGUMENTS if k in kwargs}
         )
@@ -86,7 +85,7 @@ class Pretrained:
         dtype = chosen_dtype(dtype if dtype is not None else torch_dtype, config, source)
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
-        with torch.device("meta"):
+        with build.nowhere():
             model = cls(config)
         spots = homes(
             model,
@@ -95,8 +94,13 @@ class Pretrained:
             max_memory=max_memory,
             offload_folder=offload_folder,
         )
-        report = load.load_weights(model, source, dtype=dtype, place=spots.place, **layouts.of(model))
-        spots.settle(model)
+        spelled = layouts.of(model)
+        place, source = packed.quantizing(model, source, recipe, spots, spelled["layouts"])
+        as_stored = getattr(place, "as_stored", None)
+        report = load.load_weights(
+            model, source, dtype=dtype, as_stored=as_stored, place=place.place, **spelled
+        )
+        place.settle(model)
         logger.info("%s: %s", folder, report)
         model.generation_config = generation_config or GenerationConfig.from_folder(folder, config)
         model.name_or_path = str(pretrained_model_name_or_path)

@@ -62,6 +62,7 @@ class Int8Linear(nn.Module):
     """
 
     form = "int8"
+    stored = ("weight", "scale")
 
     def __init__(self, inner: int, outer: int, *, bias: bool) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from watchword.pipeline.opening import EMBEDDED, read_config
 from watchword.weights import files, hub
 from watchword.weights.adapters import Family, fold_adapter, load_adapter, read_first
 from watchword.weights.load import load_weights
+from watchword.weights.packed import refuse_quantized
 
 KEPT = (*hub.SETTINGS, "LICENSE*")
 """What is copied of the old folder; its weights are written anew."""
@@ -52,6 +53,7 @@ def merge(
     embedded = os.fspath(model) == "embedded" and not Path(model).exists()
     source = EMBEDDED if embedded else hub.fetch(model, **hub_arguments)
     config = family_from_dict(read_config(source), str(source / "config.json"))
+    refuse_quantized(config, f"{source}: merge")
     whole = build.build(config)
     load_weights(whole, files.open_weights(source), progress=progress, **layouts.of(whole))
     load_adapter(whole, place, Family(**layouts.for_adapters(whole)))

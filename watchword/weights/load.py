@@ -98,7 +98,7 @@ def load_weights(
     target = _types(dtype, keep_in_fp32, as_stored)
     values = _read(files, spelling.sources, target, place or _onto(torch.device(device)), progress)
     shared, untied = _assign(module, wanted, values, twins)
-    left = [name for name, tensor in module.named_buffers() if tensor.is_meta]
+    left = [name for name, tensor in module.named_buffers() if tensor.is_meta and name not in wanted]
     assert not left, f"buffers that no file fills: {left}; compute them when used, or make them persistent"
     if untied:
         logger.warning(

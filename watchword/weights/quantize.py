@@ -1,5 +1,6 @@
 """Which weights are stored in few bits, and how dense ones become so while they are read, one by one."""
 
+import copy
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,12 @@ from watchword.shapes import Tensor
 QuantizedLinear = Int8Linear | Int4Linear | BlockLinear
 
 logger = logging.getLogger(__name__)
+
+OURS = "watchword"
+"""The `quant_method` of folders written here."""
+
+VERSION = 1
+"""Of what such folders hold."""
 
 PARTS = {
     "vision": ("image_tower.", "video_tower.", "vision_model."),
@@ -71,6 +78,11 @@ class Recipe:
                 f"quantize {self.form!r}: group size {self.group}; only int4 has groups to choose"
             )
 
+    def described(self) -> dict[str, Any]:
+        """As config.json says it."""
+        said = {"quant_method": OURS, "version": VERSION, "format": self.form, "group_size": self.group}
+        return said | {"double_quant": self.double, "skip": list(self.skip)}
+
     def linear(self, form: str, weight: Tensor, path: str) -> QuantizedLinear:
         """A quantized linear without its bias."""
         outer, inner = weight.shape
@@ -117,7 +129,9 @@ class Report:
     def __str__(self) -> str:
         counts = ", ".join(f"{count} linears {form}" for form, count in self.linears.items())
         used = ", ".join(f"{form} by {operator}" for form, operator in self.operators.items())
-        return f"quantized: {counts}; {used}; {self.bytes_ / 2**20:.0f} MiB"
+        return "; ".join(
+            ["quantized: " + counts, *([used] if used else []), f"{self.bytes_ / 2**20:.0f} MiB"]
+        )
 
 
 def plan(model: nn.Module, recipe: Recipe) -> dict[str, str]:
@@ -149,50 +163,78 @@ def plan(model: nn.Module, recipe: Recipe) -> dict[str, str]:
 
 
 class Quantizing:
-    """Loading that quantizes: fits where tensors are placed, as `models.mapped.Homes` does.
+    """Loading into quantized linears: places tensors, as `models.mapped.Homes` does.
 
-    A chosen linear is quantized the moment its weight was read, so that the dense model never exists.
+    From dense files a linear is quantized the moment its weight was read, and the dense model never exists.
+    From quantized files it is packed the moment its last tensor was read.
 
     Args:
         model: a family on the meta device.
         recipe: how.
         placing: where everything goes, such as `models.mapped.Homes`; one device.
+        stored: linears that are quantized in the files, by name, without values; None for dense files.
+        pack: False leaves weights as files hold them.
 
     Raises:
-        ConfigError: an unknown format, or more than one device.
+        ConfigError: more than one device, or one that has no product; a plan that does not fit, see `plan`.
     """
 
-    def __init__(self, model: nn.Module, recipe: "Recipe", placing: Any) -> None:
-        form = recipe.form
-        if len(getattr(placing, "parts", {"": None})) > 1 or not hasattr(placing, "parts"):
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        placing: Any,
+        *,
+        stored: Mapping[str, QuantizedLinear] | None = None,
+        pack: bool = True,
+    ) -> None:
+        self.recipe, self.placing, self.device, self.pack = recipe, placing, placing.device, pack
+        if len(getattr(placing, "parts", "")) != 1 or self.device.type not in ("cpu", "cuda"):
+            found = self.device if len(getattr(placing, "parts", "")) == 1 else "several devices"
             raise ConfigError(
-                f"quantize {form!r} with several devices: not implemented; give one device, or leave "
-                "quantize out"
+                f"quantize {recipe.form!r} on {found}: not implemented; expected one device, cpu or cuda"
             )
-        self.recipe, self.placing, self.device = recipe, placing, placing.device
-        self.plan = plan(model, recipe)
-        self.made: dict[str, nn.Module] = {}
+        self.plan = plan(model, recipe) if stored is None else {}
+        self.stored = dict(stored or {})
+        for path, linear in self.stored.items():
+            linear.bias = model.get_submodule(path).bias  # type: ignore[assignment]
+            model.set_submodule(path, linear)
+        self.waiting: dict[str, dict[str, Tensor]] = {}
+        self.made: dict[str, QuantizedLinear] = {}
 
     def as_stored(self, name: str) -> bool:
         """Whether a tensor is wanted in the type it has in the files."""
-        return name.removesuffix(".weight") in self.plan
+        path, _, leaf = name.rpartition(".")
+        return (leaf == "weight" and path in self.plan) or (leaf != "bias" and path in self.stored)
 
     def place(self, name: str, values: Tensor) -> Tensor:
-        """Values to their device; a stand-in for those that become quantized."""
-        path = name.removesuffix(".weight")
-        if path == name or path not in self.plan:
+        """Values to their device; a stand-in for those that are kept in quantized linears."""
+        if not self.as_stored(name):
             return self.placing.place(name, values)
-        linear = self.recipe.linear(self.plan[path], values, path).to(self.device)
-        linear.settle()  # now: plain and packed weights of all linears together would not fit
-        self.made[path] = linear
+        path, _, leaf = name.rpartition(".")
+        if path in self.plan:
+            linear = self.recipe.linear(self.plan[path], values, path)
+        else:
+            found = self.waiting.setdefault(path, {})
+            found[leaf] = values
+            linear = copy.deepcopy(self.stored[path])  # the one in the model gets the stand-ins
+            if found.keys() != set(linear.stored):
+                return values.to("meta")
+            linear.load(self.waiting.pop(path))
+            linear.bias = None  # read for the one in the model
+        self.made[path] = linear = linear.to(self.device)
+        if self.pack:
+            linear.settle()  # now: plain and packed weights of all linears together would not fit
         return values.to("meta")
 
     def settle(self, model: nn.Module) -> None:
-        """After loading: quantized linears in the places of the dense ones, which have no values."""
+        """After loading: linears with values in the places of those without."""
         for path, linear in self.made.items():
-            linear.bias = model.get_submodule(path).bias
+            linear.training = model.training
+            linear.bias = model.get_submodule(path).bias  # type: ignore[assignment]
             model.set_submodule(path, linear)
         model.quantization = report(model, self.recipe.form)  # type: ignore[assignment]
+        model.config.quantization_config = self.recipe.described()  # type: ignore[union-attr]
         logger.info("%s", model.quantization)
         self.placing.settle(model)
 

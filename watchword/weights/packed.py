@@ -1,0 +1,262 @@
+"""Folders whose weights are quantized already: ours, and those that bitsandbytes made.
+
+In ours a linear `x` has the tensors of its class in `nn`: x.weight, and x.scale or x.absmax. The files of
+bitsandbytes are shown under the same names.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from watchword.errors import CheckpointError, ConfigError
+from watchword.nn.fourbit import BLOCK, CODES, BlockLinear, Int4Linear
+from watchword.nn.quantized import Int8Linear
+from watchword.shapes import Tensor
+from watchword.weights import names
+from watchword.weights.files import Entry, Shard, WeightFiles
+from watchword.weights.load import choose_layout, listed
+from watchword.weights.quantize import OURS, VERSION, QuantizedLinear, Quantizing, Recipe
+
+BNB = "bitsandbytes"
+STATE = "weight.quant_state.bitsandbytes__"
+"""What such a folder says of a weight of 4 bits: JSON in a tensor of bytes; behind it stands the format."""
+
+EXTRA = (
+    "weight.absmax",
+    "weight.quant_map",
+    "weight.nested_absmax",
+    "weight.nested_quant_map",
+    "SCB",
+    "weight_format",
+)
+
+
+def quantizing(
+    model: nn.Module,
+    files: WeightFiles,
+    recipe: Recipe | None,
+    placing: Any,
+    layouts: Mapping[str, names.Rules],
+) -> tuple[Any, Any]:
+    """Where tensors are placed and the files they come from, for a folder that is dense or quantized.
+
+    Args:
+        model: a family on the meta device; its linears become quantized ones where the files say so.
+        recipe: what the caller asks for; None for the folder as it is.
+        placing: where everything goes.
+        layouts: spellings that the files may use.
+
+    Raises:
+        ConfigError: a quantized folder that is to be quantized; one of a format that is not implemented.
+        CheckpointError: files that are not what the folder's config says.
+    """
+    described = getattr(model.config, "quantization_config", None)
+    if described is None:
+        return (placing if recipe is None else Quantizing(model, recipe, placing)), files
+    if recipe is not None:
+        raise ConfigError(
+            f"{files.folder}: is quantized already ({form_of(described, files.folder)}), and "
+            f"{recipe.form!r} is asked for; expected a dense checkpoint; leave the format out, or quantize "
+            "the original"
+        )
+    recipe = read_recipe(described, files.folder)
+    check_files(files, described.get("files"))
+    shown = BnbFiles(files) if described.get("quant_method") == BNB else files
+    return Quantizing(model, recipe, placing, stored=stored_linears(model, shown, recipe, layouts)), shown
+
+
+def form_of(described: Mapping[str, Any], folder: Path) -> str:
+    """The format that a `quantization_config` names."""
+    method = described.get("quant_method", BNB if "load_in_4bit" in described else None)
+    if method == OURS and described.get("version") == VERSION:
+        return str(described.get("format"))
+    if method == BNB:
+        return str(described.get("bnb_4bit_quant_type", "fp4")) if described.get("load_in_4bit") else "int8"
+    known = f"{OURS} (version {VERSION}) or {BNB}"
+    raise ConfigError(
+        f"{folder}: config.json: quantization_config by {method!r}, version {described.get('version')}; "
+        f"implemented is {known}; use the dense checkpoint"
+    )
+
+
+def read_recipe(described: Mapping[str, Any], folder: Path) -> Recipe:
+    """What a `quantization_config` in config.json says."""
+    form = form_of(described, folder)
+    if described.get("quant_method") != OURS:
+        return Recipe(form, skip=tuple(described.get("llm_int8_skip_modules") or ()))
+    group, double = described.get("group_size"), bool(described.get("double_quant"))
+    return Recipe(form, group=group, double=double, skip=tuple(described.get("skip") or ()))
+
+
+def stored_linears(
+    model: nn.Module, files: Any, recipe: Recipe, layouts: Mapping[str, names.Rules]
+) -> dict[str, QuantizedLinear]:
+    """The linears that the files hold quantized, by their names in the model, without values.
+
+    Raises:
+        CheckpointError: a scale without a linear, or of a shape that no format has; no quantized linear.
+    """
+    _, spelling = choose_layout(list(files.entries), model.state_dict(), layouts, None, files)
+    found: dict[str, QuantizedLinear] = {}
+    wrong = []
+    for name, parts in spelling.sources.items():
+        path, _, leaf = name.rpartition(".")
+        dense = _linear(model, path) if leaf in ("scale", "absmax") else None
+        if leaf not in ("scale", "absmax") or len(parts) != 1 or parts[0] is None:
+            continue
+        if dense is None:
+            wrong.append(name)
+            continue
+        shape, inner, outer = files.entries[parts[0]].shape, dense.in_features, dense.out_features
+        with torch.device("meta"):
+            if leaf == "absmax":
+                found[path] = BlockLinear(
+                    inner, outer, form=recipe.form, block=_block(files, name), bias=False
+                )
+            elif len(shape) == 1:
+                found[path] = Int8Linear(inner, outer, bias=False)
+            elif len(shape) == 2 and shape[1] and inner % shape[1] == 0:
+                found[path] = Int4Linear(inner, outer, group=inner // shape[1], bias=False)
+            else:
+                wrong.append(name)
+    if wrong or not found:
+        raise CheckpointError(
+            f"{files.folder}: config.json says quantized ({recipe.form}), but "
+            f"{'these belong to no linear: ' + listed(wrong) if wrong else 'no tensor is'}; expected packed "
+            "weights with their scales; check that config and weights belong together"
+        )
+    return found
+
+
+def _linear(model: nn.Module, path: str) -> nn.Linear | None:
+    try:
+        found = model.get_submodule(path)
+    except AttributeError:
+        return None
+    return found if isinstance(found, nn.Linear) else None
+
+
+def _block(files: Any, name: str) -> int:
+    return files.blocks.get(name, BLOCK) if isinstance(files, BnbFiles) else BLOCK
+
+
+def digests(folder: Path, files: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of each file."""
+
+    def one(name: str) -> dict[str, Any]:
+        with (folder / name).open("rb") as file:
+            return {
+                "bytes": (folder / name).stat().st_size,
+                "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+            }
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(files, pool.map(one, files), strict=True))
+
+
+def check_files(files: WeightFiles, said: Mapping[str, Mapping[str, Any]] | None) -> None:
+    """The weight files are those that config.json names, byte by byte.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    if said is None:
+        return
+    found = digests(files.folder, files.files)
+    wrong = [name for name in {**said, **found} if found.get(name) != said.get(name)]
+    if wrong:
+        raise CheckpointError(
+            f"{files.folder}: {listed(wrong)}: not the weights that config.json describes: missing, or of "
+            "another size or SHA-256; the folder is damaged or was changed; write it again with "
+            "`watchword quantize`"
+        )
+
+
+class BnbFiles(WeightFiles):
+    """Weight files of bitsandbytes, under our names: x.weight, and x.absmax (4 bits) or x.scale (8 bits).
+
+    Raises:
+        ConfigError: a block size, code book or layout that is not implemented.
+    """
+
+    def __init__(self, files: WeightFiles) -> None:
+        self.folder, self.files, self.inner = files.folder, files.files, files  # nothing is opened twice
+        self.blocks: dict[str, int] = {}
+        self.small: dict[str, Tensor] = {}
+        for shard in files.shards():
+            kept = [name for name in shard.names if name.endswith(EXTRA) or STATE in name]
+            self.small |= {name: shard.read(name) for name in kept}
+            del shard
+        self.made = self._scales()
+        self.entries = {name: one for name, one in files.entries.items() if name not in self.small}
+        for name, tensor in self.made.items():
+            self.entries[name] = Entry(tuple(tensor.shape), tensor.dtype, files.files[0])
+
+    def shards(self) -> Iterator[Shard]:
+        """The files, and the scales with the first of them."""
+        for index, shard in enumerate(self.inner.shards()):
+            yield BnbShard(shard, self.small, self.made if index == 0 else {})
+
+    def _scales(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, tensor in self.small.items():
+            if STATE in name:
+                path, _, form = name.partition(STATE)
+                found[f"{path}absmax"] = self._absmax(path, form, json.loads(bytes(tensor.tolist())))
+            elif name.endswith("SCB"):
+                found[f"{name.removesuffix('SCB')}scale"] = tensor.float() / 127
+            elif name.endswith("weight_format") and int(tensor) != 0:
+                raise ConfigError(f"{self.folder}: {name} is {int(tensor)}; implemented is 0, row after row")
+        return found
+
+    def _absmax(self, path: str, form: str, state: Mapping[str, Any]) -> Tensor:
+        """The scales of blocks, unpacked where they are in 8 bits themselves."""
+        book = self.small.get(f"{path}weight.quant_map")
+        if (
+            form not in CODES
+            or book is None
+            or not torch.allclose(book, torch.tensor(CODES[form]), atol=1e-6)
+        ):
+            raise ConfigError(
+                f"{self.folder}: {path}weight: code book {form!r} or its values are not those of "
+                f"{', '.join(CODES)}; quantize the dense checkpoint"
+            )
+        self.blocks[f"{path}absmax"] = int(state["blocksize"])
+        absmax = self.small[f"{path}weight.absmax"]
+        if "nested_blocksize" not in state:
+            return absmax.float()
+        wide = self.small[f"{path}weight.nested_quant_map"][absmax.int()]
+        scale = self.small[f"{path}weight.nested_absmax"].repeat_interleave(int(state["nested_blocksize"]))
+        return wide * scale[: len(wide)] + state["nested_offset"]
+
+
+class BnbShard(Shard):
+    """One of its files."""
+
+    def __init__(self, shard: Shard, hidden: Mapping[str, Tensor], made: Mapping[str, Tensor]) -> None:
+        self.shard, self.made, self.path = shard, made, shard.path
+        self.names = [*made, *(name for name in shard.names if name not in hidden)]
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, on the CPU."""
+        return self.made[name] if name in self.made else self.shard.read(name)
+
+
+def refuse_quantized(config: Any, where: str) -> None:
+    """Refuse what works with dense weights alone.
+
+    Raises:
+        ConfigError: the folder is quantized.
+    """
+    described = getattr(config, "quantization_config", None)
+    if described is not None:
+        raise ConfigError(
+            f"{where}: the checkpoint is quantized (by {described.get('quant_method')!r}); expected dense "
+            "weights; use the checkpoint it was made from"
+        )
