@@ -8,6 +8,7 @@ import watchword
 from tests import folders
 from watchword.errors import CheckpointError, ConfigError, MissingExtra, RequestError
 from watchword.media import PixelSpec
+from watchword.nn.devices import chosen_device
 from watchword.pipeline import opening
 from watchword.pipeline.settings import generation_settings, pixel_spec
 
@@ -79,7 +80,7 @@ def test_device_auto_prefers_cuda_then_mps(monkeypatch):
     for cuda, mps, wanted in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=cuda: there)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda there=mps: there)
-        assert opening.chosen_device("auto").type == wanted
+        assert chosen_device("auto").type == wanted
 
 
 def test_load_refuses_what_is_no_checkpoint(tmp_path):

@@ -15,7 +15,7 @@ from watchword.generation.cache import KVCache
 from watchword.generation.engine import Decoder
 from watchword.generation.rows import Rows
 from watchword.nn.attention import Attended, CacheSpec, attention
-from watchword.nn.lora import CHOSEN
+from watchword.nn.lora import BASE, CHOSEN
 from watchword.shapes import Bool, Float, Int, Tensor
 
 SLOTS = 512
@@ -227,7 +227,8 @@ class Stepper:
         """One more token per row; scores of the next, good until the next step."""
         if not isinstance(cache, StaticCache):
             return self.decoder.decode(ids, cache)
-        if CHOSEN.get() is not None:
+        chosen = CHOSEN.get()
+        if chosen is not None and chosen != BASE:
             raise RequestError(
                 "compile: an adapter was asked for, and recorded steps know none; load without compile"
             )

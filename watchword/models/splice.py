@@ -15,7 +15,8 @@ def placeholders(
     """True where a placeholder stands: by id, or, without ids, where an embedding is the placeholder's."""
     if ids is not None:
         return ids == token_id
-    own = embedding.weight[token_id].to(embeds.dtype)
+    # by a call, which brings the weights where they are offloaded
+    own = embedding(torch.tensor([token_id], device=embeds.device))[0].to(embeds.dtype)
     return (embeds == own).all(dim=-1)
 
 

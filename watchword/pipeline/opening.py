@@ -17,18 +17,17 @@ from watchword.generation.options import GenerationOptions
 from watchword.generation.serving import Engine, Limits
 from watchword.media.policy import OPEN, Policy
 from watchword.models import build, layouts
-from watchword.models.mapped import homes
-from watchword.models.parallel import Shares, rank_device
 from watchword.nn.attention import BACKENDS, import_flash
-from watchword.nn.devices import chosen_device
 from watchword.nn.lora import BASE, check_name, set_active
 from watchword.pipeline.asking import Pipeline
 from watchword.pipeline.families import FAMILIES
+from watchword.pipeline.placing import PLACING, checked_device, spots, stepping
 from watchword.pipeline.settings import generation_settings, read_json
 from watchword.weights import files, hub
 from watchword.weights.adapters import Family, load_adapter, read_first
 from watchword.weights.load import load_weights
-from watchword.weights.quantize import Quantizing
+from watchword.weights.packed import quantizing
+from watchword.weights.quantize import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,6 @@ EMBEDDED = Path(__file__).parents[1] / "demo" / "video-llava"
 """The checkpoint that comes with the library. It knows moving shapes only."""
 
 HUB_ARGUMENTS = ("revision", "token", "local_files_only")
-MAP_ARGUMENTS = ("max_memory", "offload_folder")
 
 CACHE_BYTES = 2 * 1024**3
 """What is kept between requests: one clip of 8 frames takes 1.1 GB with a model of 7 billion in bfloat16."""
@@ -46,11 +44,9 @@ def load(
     folder_or_id: str | os.PathLike | None = None,
     *,
     device: str | torch.device = "auto",
-    device_map: object = None,
-    parallel: str | None = None,
     dtype: str | torch.dtype = "auto",
     quantize: str | None = None,
-    attn_implementation: str = "sdpa",
+    attn_implementation: str = "blocked",
     progress: Callable[[int, int], None] | None = None,
     cache_bytes: int = CACHE_BYTES,
     limits: Limits | None = None,
@@ -65,14 +61,11 @@ def load(
         folder_or_id: a checkpoint folder, a hub id such as "LanguageBind/Video-LLaVA-7B-hf", or None for the
             tiny model that comes with the library and knows moving shapes only.
         device: "auto" takes cuda, else mps, else cpu.
-        device_map: several devices for one model: "auto" spreads it over the cards, then the host, then the
-            disk, if one card does not hold it; or a mapping from parts to devices. See `models.mapped`.
-        parallel: "tensor" splits the text model among the ranks of `torchrun`; every rank makes the same
-            calls and gets the same answers. See `models.parallel`.
         dtype: "auto" takes the type the files are stored in (float16 becomes bfloat16 on a CPU); else a torch
             dtype or its name.
         quantize: "int8", "int4" or "nf4" keeps most weights in so many bits; see docs/quantization.md.
-        attn_implementation: "sdpa", "eager" or "flash_attention_2".
+        attn_implementation: "blocked" (fused, or in blocks where that is faster: bfloat16 on a CPU), "sdpa",
+            "eager" or "flash_attention_2".
         progress: called with (values read, values in all) while weights are read.
         cache_bytes: how much of earlier requests is kept for later ones, on the model's device; 0 keeps
             nothing. What was not used for longest goes first.
@@ -81,8 +74,14 @@ def load(
             name, of which each request takes one: `ask(..., adapter="name")`.
         policy: which pictures and videos may be opened, and what they may cost; see `media.Policy`.
         sandbox: read pictures and videos in a limited child process, whatever the policy says.
-        **more: `revision`, `token`, `local_files_only` for the hub, see `weights.hub.fetch`; `max_memory` and
-            `offload_folder` for device_map, see `models.mapped.homes`.
+        **more: `revision`, `token`, `local_files_only` for the hub, see `weights.hub.fetch`.
+            `device_map`: several devices for one model: "auto" spreads it over the cards, then the host, then
+            the disk, if one card does not hold it; or a mapping from parts to devices; `max_memory` and
+            `offload_folder` belong to it. See `models.mapped.homes`.
+            `parallel`: "tensor" splits the text model among the ranks of `torchrun`; every rank makes the
+            same calls and gets the same answers. See `models.parallel`.
+            `compile`: True compiles steps and records them as CUDA graphs, "graph" records them as they are.
+            See `generation.graphs`.
 
     Raises:
         CheckpointError: files missing or not fitting.
@@ -94,7 +93,7 @@ def load(
         >>> model = load()  # doctest: +SKIP
         >>> model.ask("clip.mp4", "What happens?").text  # doctest: +SKIP
     """
-    refuse_unknown("load", more, [*HUB_ARGUMENTS, *MAP_ARGUMENTS, *inspect.signature(load).parameters])
+    refuse_unknown("load", more, [*HUB_ARGUMENTS, *PLACING, *inspect.signature(load).parameters])
     folder = EMBEDDED
     if folder_or_id is not None:
         folder = hub.fetch(folder_or_id, **{name: more[name] for name in HUB_ARGUMENTS if name in more})
@@ -105,7 +104,7 @@ def load(
         )
     check_backend(attn_implementation)
     kept = Kept(cache_bytes)
-    where = parallel_device(parallel, device, device_map) if parallel else chosen_device(device)
+    where = checked_device(device, more, adapter=adapter, quantize=quantize)
     config = family_from_dict(read_config(folder), str(folder / "config.json"))
     family = FAMILIES[config.model_type]
     words, specs = family.words(folder), family.specs(folder)  # small files first: what is wrong shows early
@@ -113,23 +112,21 @@ def load(
     settings = _with_end(settings, words.text.eos_token_id)
     GenerationOptions.from_dict(settings)  # says now what no question could be answered with
     adapters = adapter_folders(adapter, {name: more[name] for name in HUB_ARGUMENTS[1:] if name in more})
-    if parallel and adapters:
-        raise ConfigError("parallel='tensor' and adapter: not implemented together; merge the adapter first")
     source = files.open_weights(folder)
     model = build.build(config, backend=attn_implementation)
     kind = chosen_dtype(dtype, source.dtype, where)
-    spots = Shares(model, where) if parallel else homes(
-        model, where if device_map is None else device_map, dtype=kind,
-        **{name: more[name] for name in MAP_ARGUMENTS if name in more},
-    )  # fmt: skip
-    spots = Quantizing(model, quantize, spots) if quantize else spots
+    steps = stepping(model.language_model, where, more)
+    home = spots(model, where, more, kind)
+    spelled = layouts.of(model)
+    asked = None if quantize is None else Recipe(quantize)
+    home, source = quantizing(model, source, asked, home, spelled["layouts"])
     load_weights(
-        model, source, dtype=kind, place=spots.place, progress=progress,
-        as_stored=getattr(spots, "as_stored", None), **layouts.of(model),
+        model, source, dtype=kind, place=home.place, progress=progress,
+        as_stored=getattr(home, "as_stored", None), **spelled,
     )  # fmt: skip
-    spots.settle(model)
+    home.settle(model)
     with_adapters(model, adapters)
-    model, where = model.eval(), spots.device
+    model, where = model.eval(), home.device
     return Pipeline(
         model=model,
         family=family,
@@ -140,23 +137,10 @@ def load(
         embedded=folder == EMBEDDED,
         device=where,
         dtype=kind,
-        engine=Engine(model.language_model, limits=limits or Limits(), kept=kept, dtype=kind, device=where),
+        engine=Engine(steps, limits=limits or Limits(), kept=kept, dtype=kind, device=where),
         cache=kept,
         policy=policy.boxed(sandbox),
     )
-
-
-def parallel_device(parallel: str, device: str | torch.device, device_map: object) -> torch.device:
-    """This rank's device.
-
-    Raises:
-        ConfigError: another kind of parallel than "tensor", or device_map beside it.
-    """
-    if parallel != "tensor":
-        raise ConfigError(f"parallel {parallel!r}: not implemented; expected 'tensor' or None")
-    if device_map is not None:
-        raise ConfigError("parallel='tensor' and device_map: both say where the model goes; give one of them")
-    return rank_device(device)
 
 
 def adapter_folders(
