@@ -80,29 +80,53 @@ def opening(ids: dict[str, int], marker: str, tokens: int) -> list[int]:
 
 def pack(rows: Sequence[Sequence[questions.Asked]], start: Sequence[int], ids: dict[str, int]) -> Pack:
     """The questions of each row, with their answers, behind the opening `start`."""
-    longest = len(start) + max(sum(map(len, turns(row, ids))) for row in rows)
+    return laid_out([[labelled([asked], ids) for asked in row] for row in rows], start, ids)
+
+
+def pack_talks(
+    rows: Sequence[Sequence[Sequence[questions.Asked]]], start: Sequence[int], ids: dict[str, int]
+) -> Pack:
+    """The same with whole conversations, none of which sees another."""
+    return laid_out([[labelled(talk, ids) for talk in row] for row in rows], start, ids)
+
+
+Labelled = tuple[list[int], list[int]]
+"""Ids, and what is to be said at each place; `IGNORED` where nothing is to be learned."""
+
+
+def labelled(talk: Sequence[questions.Asked], ids: dict[str, int]) -> Labelled:
+    """A conversation: `What moves? ASSISTANT: The red circle. USER: Which way? ASSISTANT: Left.</s>`
+
+    After each answer the end is to be said, though within a conversation `USER` follows.
+    """
+    tokens: list[int] = []
+    labels: list[int] = []
+    for question, answer in talk:
+        asks = words.encode(f"{'USER: ' if tokens else ''}{question} ASSISTANT:", ids)
+        says = words.encode(answer, ids)
+        labels += [IGNORED] * len(asks) + says
+        if tokens:
+            labels[len(tokens)] = ids["</s>"]
+        tokens += asks + says
+    return [*tokens, ids["</s>"]], [*labels, ids["</s>"]]
+
+
+def laid_out(rows: Sequence[Sequence[Labelled]], start: Sequence[int], ids: dict[str, int]) -> Pack:
+    """Rows of conversations behind one opening."""
+    longest = len(start) + max(sum(len(tokens) for tokens, _ in row) for row in rows)
     shape = (len(rows), longest)
     tokens, labels = np.full(shape, ids["<pad>"]), np.full(shape, IGNORED)
     positions, part = np.zeros(shape, int), np.full(shape, -1)
     tokens[:, : len(start)], part[:, : len(start)] = start, 0
     positions[:, : len(start)] = np.arange(len(start))
-    for row, asked in enumerate(rows):
+    for row, talks in enumerate(rows):
         at = len(start)
-        for number, turn in enumerate(turns(asked, ids), start=1):
-            end = at + len(turn)
-            tokens[row, at:end], part[row, at:end] = turn, number
-            positions[row, at:end] = np.arange(len(start), len(start) + len(turn))
-            answer = turn.index(ids["ASSISTANT"]) + 2  # behind the colon
-            labels[row, at + answer : end] = turn[answer:]
+        for number, (said, wanted) in enumerate(talks, start=1):
+            end = at + len(said)
+            tokens[row, at:end], part[row, at:end], labels[row, at:end] = said, number, wanted
+            positions[row, at:end] = np.arange(len(start), len(start) + len(said))
             at = end
     return Pack(*(torch.from_numpy(x) for x in (tokens, labels, positions, part)))
-
-
-def turns(asked: Sequence[questions.Asked], ids: dict[str, int]) -> list[list[int]]:
-    """Each question and answer as ids: `What moves? ASSISTANT: The red circle.</s>`"""
-    return [
-        [*words.encode(f"{question} ASSISTANT: {answer}", ids), ids["</s>"]] for question, answer in asked
-    ]
 
 
 def quiz(

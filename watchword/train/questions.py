@@ -19,13 +19,11 @@ Asked = tuple[str, str]
 
 def act(thing: Thing) -> str:
     """What the thing does, as a verb phrase."""
-    return (
-        f"moves {thing.action}"
-        if thing.action in STEPS
-        else "stays still"
-        if thing.action == "still"
-        else thing.action
-    )
+    if thing.action in STEPS:
+        return f"moves {thing.action}"
+    if thing.becomes:
+        return f"becomes {thing.becomes}"
+    return "stays still" if thing.action == "still" else thing.action
 
 
 T = TypeVar("T")

@@ -9,6 +9,7 @@ action its change of place or size in `sample`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,12 +45,21 @@ TRIES = 12
 
 @dataclass(frozen=True)
 class Thing:
-    """One object in words."""
+    """One object in words. The last three are for `train.world`.
+
+    Attributes:
+        becomes: the colour that it has in the end, if it becomes another.
+        order: 1 acts first, 2 acts second; 0 where there is no order.
+        path: its centre at the start and at the end.
+    """
 
     colour: str
     shape: str
     action: str
     size: str
+    becomes: str = ""
+    order: int = 0
+    path: tuple[tuple[float, float], ...] = ()
 
     @property
     def name(self) -> str:
@@ -271,7 +281,7 @@ def cross(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
 OUTLINES = {"circle": circle, "square": square, "triangle": triangle, "cross": cross}
 
 
-def paint_ground(scenes: Scenes, side: int) -> Float[Tensor, "B 3 h w"]:
+def paint_ground(scenes: Any, side: int) -> Float[Tensor, "B 3 h w"]:
     """The backgrounds: a mix of two colours by a pattern."""
     axis = (torch.arange(side, dtype=torch.float32) + 0.5) / side - 0.5
     turn, period = torch.from_numpy(scenes.angle).float()[:, :, None, None].unbind(1)

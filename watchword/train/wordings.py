@@ -87,13 +87,57 @@ REWORDINGS = (
 """Patterns of questions, and other ways to ask them, with a place for what the pattern's group holds."""
 
 
-def reword(question: str, rng: np.random.Generator) -> str:
+WIDER = (
+    *REWORDINGS,
+    (
+        r"(?:Which one|Which object|What) (?:turns|changes colour|appears|vanishes)\?",
+        ("What is it that {}?", "Which of the objects {}?", "Who {}?", "Which thing {}?"),
+    ),
+    (
+        r"(What happens first|What comes first|What happens at the beginning)\?",
+        (
+            "Tell me what happens first.",
+            "What is the first thing that happens?",
+            "What happens at first?",
+            "Describe what comes first.",
+        ),
+    ),
+    (
+        r"(What happens last|What comes last|What happens at the end|What happens then)\?",
+        (
+            "Tell me what happens last.",
+            "What is the last thing that happens?",
+            "What happens after that?",
+            "Describe what comes last.",
+        ),
+    ),
+    (
+        r"(?:Which|What) (?:colour|color) does (the .+) become\?",
+        (
+            "Tell me which color {} becomes.",
+            "What does {} change to?",
+            "What is the colour of {} at the end?",
+        ),
+    ),
+    (
+        r"What is (?:to the )?(left of|right of|above|below) the (.+)\?",
+        ("Tell me what is {} the {}.", "What do you see {} the {}?", "What object is {} the {}?"),
+    ),
+)
+"""The same for the wider world."""
+
+
+def reword(
+    question: str,
+    rng: np.random.Generator,
+    rewordings: tuple[tuple[str, tuple[str, ...]], ...] = REWORDINGS,
+) -> str:
     """The question in other words, where there are some; half the time as it was."""
-    for pattern, others in REWORDINGS:
+    for pattern, others in rewordings:
         match = re.fullmatch(pattern, question)
         if match and rng.random() < 0.5:
-            subject = next(filter(None, match.groups()), "") or verb_of(question)
-            return capital(one(rng, others).format(subject))
+            subjects = [group for group in match.groups() if group] or [verb_of(question)]
+            return capital(one(rng, others).format(*subjects))
     return question
 
 

@@ -25,13 +25,19 @@ WORDS = (
     *SIZES,
     *re.findall(r"\w+", LITTLE),
 )
+MORE = """
+    above acts about appear appears at become becomes before after beginning below change changes changing
+    circles comes crosses end first last one right of same squares start then to triangles turn turning turns
+    vanish vanishes did here list dialog history question answer
+"""
+"""What the wider world adds."""
 SPLIT = re.compile(r"<unk>|\w+|[^\w\s]+")
 """The same cuts as the tokenizer's: runs of letters and digits, runs of other marks."""
 
 
-def vocabulary() -> dict[str, int]:
-    """Every token and its id."""
-    small = sorted(set(WORDS))
+def vocabulary(*, wide: bool = False) -> dict[str, int]:
+    """Every token and its id; with those of the wider world if it is `wide`."""
+    small = sorted({*WORDS, *(re.findall(r"\w+", MORE) if wide else ())})
     tokens = (*SPECIAL, *ROLES, *MARKS, *small, *(word.capitalize() for word in small))
     return {token: index for index, token in enumerate(tokens)}
 
@@ -41,10 +47,10 @@ def encode(text: str, ids: dict[str, int]) -> list[int]:
     return [ids.get(piece, ids["<unk>"]) for piece in SPLIT.findall(text)]
 
 
-def tokenizer_json() -> dict[str, Any]:
+def tokenizer_json(*, wide: bool = False) -> dict[str, Any]:
     """The contents of `tokenizer.json`: one id a word, `<s>` in front, spaces but before marks when read
     back."""
-    ids = vocabulary()
+    ids = vocabulary(wide=wide)
     added = [
         {
             "id": ids[token],
