@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from watchword.errors import RequestError, refuse_unknown
 
@@ -66,7 +66,7 @@ class Options:
     device: str = "auto"
     frames: int | None = None
     max_length: int | None = None
-    turns: Literal["conversation", "apart"] = "conversation"
+    turns: str = "conversation"
     rank: int = 16
     alpha: float | None = None
     dropout: float = 0.0
@@ -75,7 +75,7 @@ class Options:
     recompute: bool = False
     cache_features: bool = False
     workers: int = 1
-    check: Literal["full", "quick"] = "full"
+    check: str = "full"
     skip_bad: bool = False
     weights: tuple[float, ...] | None = None
     cap: int = 1_000_000
@@ -85,7 +85,7 @@ class Options:
     samples: int = 3
     save: int = 200
     keep: int = 2
-    final: Literal["last", "best"] = "last"
+    final: str = "last"
     report: int = 10
     jump: float = 5.0
     shard: bool = False
