@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ class Measured:
     step: float
     vision: float | None
     peak: int | None
-    runs: tuple[float, ...] = ()
+    runs: Sequence[float] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
