@@ -15,7 +15,8 @@ from watchword.hf.generation import GenerationConfig
 from watchword.hf.outputs import ModelOutput
 from watchword.models import build, layouts
 from watchword.models.mapped import homes
-from watchword.nn.attention import BACKENDS, import_flash
+from watchword.nn.attention import BACKENDS
+from watchword.nn.flash import check_flash, import_flash
 from watchword.shapes import Tensor
 from watchword.weights import files, hub, load, packed
 
@@ -85,6 +86,8 @@ class Pretrained:
         dtype = chosen_dtype(dtype if dtype is not None else torch_dtype, config, source)
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
+        if cls.backend_of(config) == "flash_attention_2":
+            check_flash(dtype)
         with build.nowhere():
             model = cls(config)
         spots = homes(

@@ -12,8 +12,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch.nn import functional as F
 
-from watchword.errors import MissingExtra, RequestError
+from watchword.errors import RequestError
 from watchword.nn.blocked import blocked, pays
+from watchword.nn.flash import flash
 from watchword.shapes import Bool, Float, Int, Tensor
 
 Attended = tuple[Tensor, Tensor | None]
@@ -181,7 +182,7 @@ def attention(
         upcast: softmax in float32 (LLaMA, CLIP, T5) or in the tensors' own type (EVA, Q-Former).
 
     Raises:
-        RequestError: an unknown backend.
+        RequestError: an unknown backend, or FlashAttention in float32.
         MissingExtra: FlashAttention without its package.
     """
     if backend not in BACKENDS:
@@ -190,6 +191,12 @@ def attention(
     if in_blocks(backend, q, k, v) and not want_weights and not dropout:
         out = blocked(q, k, v, mask=mask, bias=bias, causal=causal, window=window, scale=scale)
         return out, None
+    if backend == "flash_attention_2" and not want_weights:
+        out = flash(
+            q, k, v, mask=mask, bias=bias, causal=causal, window=window, scale=scale, dropout=dropout
+        )  # fmt: skip
+        if out is not None:
+            return out, None
     run = eager if want_weights else BACKENDS[backend]
     if k.shape[1] != q.shape[1]:
         k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
@@ -256,39 +263,6 @@ def sdpa(
     ), None
 
 
-def flash_attention_2(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    causal: bool,
-    scale: float,
-    dropout: float,
-    upcast: bool,
-) -> Attended:
-    """The flash-attn package. It knows no masks and no biases; `sdpa` answers calls that bring one."""
-    if mask is not None or bias is not None:
-        return sdpa(q, k, v, mask=mask, bias=bias, causal=causal, scale=scale, dropout=dropout, upcast=upcast)
-    flash = import_flash()
-    out = flash.flash_attn_func(
-        *(t.transpose(1, 2) for t in (q, k, v)), dropout_p=dropout, softmax_scale=scale, causal=causal
-    )
-    return out.transpose(1, 2), None
-
-
-def import_flash():
-    """The flash_attn module, or an error that says what to install."""
-    try:
-        import flash_attn
-    except ImportError as error:
-        raise MissingExtra(
-            "attn_implementation='flash_attention_2': the package flash-attn is not installed; "
-            "pip install flash-attn --no-build-isolation (needs an NVIDIA GPU), or use 'sdpa'"
-        ) from error
-    return flash_attn
-
-
-BACKENDS = {"eager": eager, "sdpa": sdpa, "flash_attention_2": flash_attention_2, "blocked": sdpa}
-"""By name. "blocked" is `nn.blocked` where that is faster, and this everywhere else."""
+BACKENDS = {"eager": eager, "sdpa": sdpa, "flash_attention_2": sdpa, "blocked": sdpa}
+"""By name. "blocked" is `nn.blocked` where that is faster, "flash_attention_2" is `nn.flash` for what it can
+answer; the functions here answer the rest."""

@@ -17,7 +17,8 @@ from watchword.generation.options import GenerationOptions
 from watchword.generation.serving import Engine, Limits
 from watchword.media.policy import OPEN, Policy
 from watchword.models import build, layouts
-from watchword.nn.attention import BACKENDS, import_flash
+from watchword.nn.attention import BACKENDS
+from watchword.nn.flash import check_flash, import_flash
 from watchword.nn.lora import BASE, check_name, set_active
 from watchword.pipeline.asking import Pipeline
 from watchword.pipeline.families import FAMILIES
@@ -115,6 +116,8 @@ def load(
     source = files.open_weights(folder)
     model = build.build(config, backend=attn_implementation)
     kind = chosen_dtype(dtype, source.dtype, where)
+    if attn_implementation == "flash_attention_2":
+        check_flash(kind)
     steps = stepping(model.language_model, where, more)
     home = spots(model, where, more, kind)
     spelled = layouts.of(model)
