@@ -15,6 +15,7 @@ from watchword.nn import lora
 from watchword.pipeline.merging import merge
 from watchword.weights import adapters, files
 from watchword.weights.adapters import Family
+from watchword.weights.quantize import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,31 @@ def test_the_embedded_model_takes_adapters_too(tmp_path):
     found = watchword.load(out).score(picture, "What is it?", "a red circle").sum
     wanted = watchword.load(adapter=tmp_path / "adapter").score(picture, "What is it?", "a red circle").sum
     assert found == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("form", ["int8", "nf4"])
+def test_a_sum_in_few_bits_is_that_of_the_dense_one(checkpoint, adapter, clip, tmp_path, form):
+    out = merge(checkpoint("llava"), adapter("llava"), tmp_path / "small", quantize=Recipe(form))
+    dense = merge(checkpoint("llava"), adapter("llava"), tmp_path / "dense")
+    found = watchword.load(out).ask(clip, QUESTION, **SETTINGS)
+    wanted = watchword.load(dense, quantize=form).ask(clip, QUESTION, **SETTINGS)
+    assert [one.logprob for one in found.logprobs] == [one.logprob for one in wanted.logprobs]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "small"]
+    with pytest.raises(ConfigError, match="merge"):
+        merge(out, adapter("llava"), tmp_path / "again")
+
+
+def test_quantized_models_take_adapters_without_being_changed(checkpoint, adapter, clip):
+    model = watchword.load(checkpoint("llava"), quantize="int8", adapter=adapter("llava"))
+    plain = watchword.load(checkpoint("llava"), quantize="int8").ask(clip, QUESTION, **SETTINGS)
+    base = model.ask(clip, QUESTION, adapter="base", **SETTINGS)
+    assert [one.logprob for one in base.logprobs] == pytest.approx(
+        [one.logprob for one in plain.logprobs], abs=1e-2
+    )  # neighbours that share their rows in 8 bits do so no more
+    near = watchword.load(checkpoint("llava"), adapter=adapter("llava")).score(clip, QUESTION, "a dog").sum
+    far = watchword.load(checkpoint("llava")).score(clip, QUESTION, "a dog").sum
+    found = model.score(clip, QUESTION, "a dog").sum
+    assert abs(found - near) < abs(found - far)
 
 
 def test_an_interrupted_merge_leaves_nothing(checkpoint, adapter, tmp_path, monkeypatch):

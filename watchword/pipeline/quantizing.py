@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +10,9 @@ from typing import Any
 import torch
 
 from watchword.config import family_from_dict
-from watchword.errors import RequestError
 from watchword.models import build, layouts
 from watchword.models.mapped import homes
-from watchword.pipeline.merging import copy_settings
+from watchword.pipeline.folders import new_name, rewritten
 from watchword.pipeline.opening import EMBEDDED, chosen_dtype, read_config
 from watchword.weights import files, hub, packed
 from watchword.weights.load import load_weights
@@ -49,10 +46,7 @@ def quantize(
         CheckpointError: files missing or not fitting.
         ConfigError: a checkpoint that is quantized already, or a recipe that does not fit it.
     """
-    out = Path(out)
-    if out.exists() or not out.absolute().parent.is_dir():
-        found = "is there already" if out.exists() else f"{out.absolute().parent} is no folder"
-        raise RequestError(f"{out}: {found}; expected the name of a new folder; choose another")
+    out = new_name(out)
     embedded = os.fspath(source) == "embedded" and not Path(source).exists()
     folder = EMBEDDED if embedded else hub.fetch(source, **hub_arguments)
     config = family_from_dict(read_config(folder), str(folder / "config.json"))
@@ -66,15 +60,8 @@ def quantize(
         **layouts.of(model),
     )  # fmt: skip
     place.settle(model)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
-    try:
-        copy_settings(folder, partial)
+    with rewritten(folder, out) as partial:
         _write(model, partial, recipe, kind)
-        partial.chmod(folder.stat().st_mode)  # mkdtemp makes it private
-        os.rename(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return replace(model.quantization, operators={})
 
 
