@@ -10,6 +10,7 @@ from watchword.cli.ask import ask
 from watchword.cli.bench import bench
 from watchword.cli.chat import chat
 from watchword.cli.demo import demo
+from watchword.cli.doctor import doctor
 from watchword.cli.explain import explain
 from watchword.cli.fit import fit
 from watchword.cli.frames import frames
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app.command(epilog=CODES)(explain)
     app.command(epilog=CODES)(frames)
     app.command(epilog=CODES)(demo)
+    app.command()(doctor)
     app.command(epilog=CODES)(fit)
     app.command(epilog=CODES)(bench)
     app.command(epilog=CODES)(train)
