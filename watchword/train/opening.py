@@ -118,6 +118,7 @@ def write_model(opened: Opened, recipe: Recipe, target: Path, state: dict[str, T
         state: the model's own state, whole.
     """
     if recipe.adapter:
+        whole(opened.model, state)
         family = adapters.Family(**layouts.for_adapters(opened.model))
         base = "" if opened.folder == EMBEDDED else opened.name
         adapters.save_adapter(opened.model, target, family, name=lora.active(opened.model), base=base)
@@ -129,6 +130,15 @@ def write_model(opened: Opened, recipe: Recipe, target: Path, state: dict[str, T
             shutil.copytree(path, target / path.name, dirs_exist_ok=True)
         elif path.is_file() and not weights and path.name not in OWN:
             shutil.copyfile(path, target / path.name)
+
+
+def whole(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Give adapters that were spread over processes their whole tensors; nothing is learned after that."""
+    for path, linear in lora.adapted(model).items():
+        for name, one in linear.adapters.items():
+            for part in "AB":
+                if hasattr(getattr(one, part), "full_tensor"):
+                    setattr(one, part, nn.Parameter(state[f"{path}.{lora.PREFIX}{name}.{part}"]))
 
 
 def counts(model: nn.Module) -> dict[str, tuple[int, int]]:
