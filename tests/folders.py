@@ -17,6 +17,10 @@ TEXTS = {
         vocab_size=vocabulary, hidden_size=24, intermediate_size=32, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=300, pad_token_id=-1,
     ),
+    "mistral": lambda vocabulary: configs.MistralConfig(
+        vocab_size=vocabulary, hidden_size=24, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=1, max_position_embeddings=300, sliding_window=50,
+    ),
     "opt": lambda vocabulary: configs.OPTConfig(
         vocab_size=vocabulary, hidden_size=24, ffn_dim=32, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=300, word_embed_proj_dim=24,
@@ -28,7 +32,7 @@ TEXTS = {
 }  # fmt: skip
 
 
-def video_llava(folder: Path, *, dtype: torch.dtype = torch.float32, **fields) -> Path:
+def video_llava(folder: Path, *, text: str = "llama", dtype: torch.dtype = torch.float32, **fields) -> Path:
     """A Video-LLaVA folder: 5 tokens a frame, 4 a picture."""
     write_tokenizer(folder, "llama")
     ids = {
@@ -45,7 +49,7 @@ def video_llava(folder: Path, *, dtype: torch.dtype = torch.float32, **fields) -
     }
     config = configs.VideoLlavaConfig(
         vision_config=vision,
-        text_config=TEXTS["llama"](max(ids.values()) + 1),
+        text_config=TEXTS[text](max(ids.values()) + 1),
         image_token_index=ids["<image>"],
         video_token_index=ids["<video>"],
         **fields,

@@ -2,7 +2,6 @@
 
 import gc
 import re
-import threading
 
 import pytest
 import torch
@@ -365,52 +364,6 @@ def test_interrupt_loses_what_ran_and_leaves_an_engine_that_works():
     assert engine.run(asked().job()).sequences == asked().alone()
 
 
-# ---- threads
-
-
-def test_threads_share_one_engine():
-    engine, found = Engine(tiny("llama"), limits=Limits(rows=3), kept=Kept(10**7), piece=4), {}
-
-    def ask(place: int) -> None:
-        for turn in range(4):
-            one = asked(start=place, length=3 + 5 * turn, max_new_tokens=4 + place, scope="")
-            found[place, turn] = (list(engine.steps(engine.submit(one.job()))), one)
-
-    threads = [threading.Thread(target=ask, args=(place,)) for place in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    assert len(found) == 20
-    for tokens, one in found.values():
-        assert [[token.id for token in tokens]] == one.alone()
-    assert engine.step() is False
-
-
-def test_cancel_and_close_from_another_thread():
-    for stop in ("cancel", "close"):
-        engine, reached = Engine(tiny("llama")), threading.Event()
-        ticket = engine.submit(asked(max_new_tokens=20_000, length=3).job())
-        outcome = []
-
-        def read(engine=engine, ticket=ticket, reached=reached, outcome=outcome) -> None:
-            try:
-                for _ in engine.steps(ticket):
-                    reached.set()
-                outcome.append(None)
-            except RequestError as error:
-                outcome.append(error)
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        assert reached.wait(timeout=30)
-        engine.cancel(ticket) if stop == "cancel" else engine.close()
-        reader.join(timeout=30)
-        assert ticket.reason == ("cancelled" if stop == "cancel" else "failed")
-        assert len(outcome) == 1
-        assert (outcome[0] is None) == (stop == "cancel")
-
-
 # ---- pieces and reuse
 
 
@@ -424,16 +377,81 @@ def test_long_prompt_enters_in_pieces_while_others_run():
     while not entering.reason and len(counts) < 50:
         engine.step()
         counts.append(len(running.sequences[0]))
-    assert long.embedded == [(at, min(at + 8, 60)) for at in range(0, 60, 8)]
+    assert [start for start, _ in long.embedded] == [0, *(end for _, end in long.embedded[:-1])]
+    sizes = [end - start for start, end in long.embedded]
+    assert (sizes[0], max(sizes), sum(sizes)) == (8, 8, 60)
     assert counts == list(range(counts[0], counts[0] + len(counts)))  # one token in every step
     assert entering.sequences == long.alone()
 
 
-def test_short_prompts_share_a_step():
-    engine = Engine(tiny("llama"), piece=20)
-    tickets = [engine.submit(asked(start=start).job()) for start in range(5)]
+def test_pieces_shrink_with_what_is_before_them(monkeypatch):
+    monkeypatch.setattr("watchword.generation.entry.FAR", 64)
+    engine, long = Engine(tiny("llama"), piece=64), asked(length=300)
+    assert engine.run(long.job()).sequences == long.alone()
+    sizes = [end - start for start, end in long.embedded]
+    assert sizes[:3] == [64, 32, 16]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sum(sizes) == 300
+
+
+def prefills(monkeypatch, name: str) -> list[tuple[int, int]]:
+    """Rows and positions of every prefill from now on."""
+    model, found = tiny(name), []
+    prefill = type(model).prefill
+    monkeypatch.setattr(
+        model, "prefill",
+        lambda embeds, *rest: found.append(tuple(embeds.shape[:2])) or prefill(model, embeds, *rest),
+        raising=False,
+    )  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_short_prompts_of_like_length_are_run_together(name, monkeypatch):
+    runs = prefills(monkeypatch, name)
+    engine = Engine(tiny(name), piece=20)
+    several = [asked(name, 6 - start % 2, start=start) for start in range(5)]
+    tickets = [engine.submit(one.job()) for one in several]
     engine.step()
     assert [len(ticket.sequences[0]) for ticket in tickets] == [1, 1, 1, 0, 0]
+    assert runs == [(3, 6)]
+    while engine.step():
+        pass
+    assert [ticket.sequences for ticket in tickets] == [one.alone() for one in several]
+
+
+def test_prompts_of_unlike_length_are_run_one_by_one(monkeypatch):
+    runs, engine = prefills(monkeypatch, "llama"), Engine(tiny("llama"))
+    several = [asked(length=length) for length in (40, 10, 12)]
+    tickets = engine.run_all([one.job() for one in several])
+    assert runs == [(1, 40), (2, 12)]
+    assert [ticket.sequences for ticket in tickets] == [one.alone() for one in several]
+
+
+def test_prompts_that_begin_alike_wait_for_each_other(monkeypatch):
+    runs, engine = prefills(monkeypatch, "llama"), Engine(tiny("llama"), kept=Kept(10**7))
+    first = asked(length=60, scope="a")
+    others = [Asked("llama", (*first.ids[:50], *range(end, end + 12)), first.options, scope="a")
+              for end in (3, 9, 15)]  # fmt: skip
+    tickets = engine.run_all([first.job(), *(one.job() for one in others)])
+    assert runs == [(1, 60), (3, 14)]
+    assert [ticket.reused for ticket in tickets] == [0, 48, 48, 48]
+    assert [ticket.sequences for ticket in tickets] == [one.alone() for one in (first, *others)]
+
+
+def test_one_that_fails_in_company_fails_alone():
+    def broken(*_: object) -> Tensor:
+        raise OSError("the disk is gone")
+
+    engine, good = Engine(tiny("llama")), asked()
+    jobs = [good.job(), asked(start=2).job(embed=broken), good.job(), asked(start=3).job(keys=(2**70,) * 6)]
+    engine.kept = Kept(10**6)
+    tickets = engine.run_all(jobs)
+    assert [ticket.reason for ticket in tickets] == ["done", "failed", "done", "failed"]
+    assert tickets[0].sequences == tickets[2].sequences == good.alone()
+    assert "the disk is gone" in str(tickets[1].error)
+    assert "too big" in str(tickets[3].error)
+    assert engine.step() is False
 
 
 def test_known_beginnings_are_not_run_again():
@@ -472,6 +490,31 @@ def test_cancelled_answers_are_known_as_far_as_they_went():
     assert (found.reused, found.sequences) == (64, turn.alone())
 
 
+def test_a_whole_prompt_of_an_encoder_is_known_again():
+    engine = Engine(tiny("t5"), kept=Kept(10**7))
+    one = asked("t5", 30, scope="a")
+    drawn = Asked("t5", one.ids, options(do_sample=True, top_k=0), seed=3, scope="a")
+    assert engine.known(one.job()) == 0
+    cold = engine.submit(one.job(logprobs=2))
+    tokens = list(engine.steps(cold))
+    assert (engine.known(one.job()), one.embedded) == (30, [(0, 30)])
+    warm = engine.submit(one.job(logprobs=2))
+    assert list(engine.steps(warm)) == tokens  # to the last bit
+    again, other = engine.run_all([one.job(), drawn.job()])
+    assert (cold.reused, warm.reused, again.reused, other.reused) == (0, 30, 30, 30)
+    assert again.sequences == cold.sequences
+    assert other.sequences == drawn.alone()
+    assert (one.embedded, drawn.embedded) == ([(0, 30)], [])
+    scores = engine.run(one.job(answers=((5, 6), (7,)))).scores
+    assert scores[0] == pytest.approx(plain_logs("t5", one.ids, (5, 6)), abs=1e-5)
+    longer = Asked("t5", (*one.ids, 7), one.options, scope="a")
+    elsewhere = Asked("t5", one.ids, one.options, scope="b")
+    begun = engine.run(one.job(start_ids=(0, 4), history=(0, 4)))
+    for ticket in (engine.run(longer.job()), engine.run(elsewhere.job()), begun):
+        assert ticket.reused == 0
+    assert begun.sequences != cold.sequences
+
+
 @pytest.mark.parametrize("change", ["scope", "medium", "order", "none", "off", "t5"])
 def test_what_differs_is_never_reused(change):
     kept = Kept(0 if change == "off" else 10**7)
@@ -484,6 +527,7 @@ def test_what_differs_is_never_reused(change):
     second.keys = {
         "medium": (3, *((other, place) for place in range(100)), *first.ids[101:]),
         "order": (*((one, place) for place in range(100)), 3, *first.ids[101:]),
+        "t5": (*first.keys[:-1], 39),  # an encoder looks ahead
     }.get(change, first.keys)
     if change == "none":
         second.scope = None

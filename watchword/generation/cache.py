@@ -140,12 +140,28 @@ class KVCache(Rows):
         pairs = [layer.own for layer in self._layers if layer.own is not None]
         return torch.stack([torch.stack([side[row, :, start:end] for side in pair]) for pair in pairs])
 
-    def fill(self, blocks: Sequence[Float[Tensor, "layers 2 g n d"]]) -> None:
-        """Put what `read` gave, one behind the other, at the beginning of the only row, which is empty."""
+    def read_memory(self, row: int) -> Float[Tensor, "layers 2 g m d"]:
+        """A copy of a row's keys and values of the encoder's states."""
+        assert self.memory_lengths is not None
+        seen = int(self.memory_lengths[row])
+        pairs = [layer.memory for layer in self._layers if layer.memory is not None]
+        return torch.stack([torch.stack([side[row, :, :seen] for side in pair]) for pair in pairs])
+
+    def fill(
+        self,
+        blocks: Sequence[Float[Tensor, "layers 2 g n d"]],
+        memory: Float[Tensor, "layers 2 g m d"] | None = None,
+    ) -> None:
+        """Put what `read` gave, one behind the other, at the beginning of the only row, which is empty; and
+        what `read_memory` gave."""
         length = sum(block.shape[3] for block in blocks)
         self.ensure(length)
         for index, layer in enumerate(self._layers):
             layer.fill([block[index] for block in blocks])
+            if memory is not None:
+                layer.memory = memory[index, 0, None].clone(), memory[index, 1, None].clone()
+        if memory is not None:
+            self.memory_lengths = torch.tensor([memory.shape[3]], device=self.lengths.device)
         self.advance(length)
 
     def spread(

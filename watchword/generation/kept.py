@@ -85,13 +85,22 @@ class Kept:
         with self._lock:
             if size > self.budget or self.budget == 0:
                 return False
-            self._bytes += size - self._values.pop(name, (None, 0))[1]
-            self._values[name] = (value, size)
-            while self._bytes > self.budget:
-                _, (_, gone) = self._values.popitem(last=False)
-                self._bytes -= gone
+            self._remove(name)
+            entry = (
+                value,
+                size,
+            )  # made first: garbage collection may come back here, but not between the two
+            self._values[name] = entry
+            self._bytes += size
+            while self._bytes > self.budget and self._values:
+                self._remove(next(iter(self._values)))
                 self._evicted += 1
             return True
+
+    def _remove(self, name: Name) -> None:
+        gone = self._values.pop(name, None)
+        if gone is not None:
+            self._bytes -= gone[1]
 
     def stats(self) -> Stats:
         """Numbers so far."""

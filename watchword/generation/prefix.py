@@ -7,6 +7,7 @@ equal keys and values, and nobody finds what was kept under another scope.
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 Key = int | tuple[bytes, int]
 """A token id; or a digest of the medium (and of what reads it), and which of its tokens."""
@@ -54,9 +55,9 @@ def written(key: Key) -> bytes:
     return b"t" + int(key).to_bytes(8, "big", signed=True)
 
 
-def longest(hashes: Sequence[bytes], has: Callable[[bytes], bool]) -> int:
+def longest(names: Sequence[Any], has: Callable[[Any], bool]) -> int:
     """How many of the first blocks there are without a gap."""
-    for count, one in enumerate(hashes):
+    for count, one in enumerate(names):
         if not has(one):
             return count
-    return len(hashes)
+    return len(names)

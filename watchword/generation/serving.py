@@ -2,40 +2,33 @@
 
 There is no thread of its own. Whoever waits for a token takes a turn for everybody (`Engine.step`), or waits
 while another one does. A turn lets out those who leave, gives every running row one more token, and runs a
-piece of a prompt that waits; so a long prompt never holds up running answers for longer than a piece.
+piece of a prompt that waits, or several short prompts at once; so a long prompt never holds up running
+answers for longer than a piece.
+
+One lock guards who is open, who waits and whose turn it is. It is never held while a model runs. Whoever
+leaves only sets a mark: garbage collection may end a request at any time, in any thread, in the middle of
+anything, so ending one must not wait for a lock. The marks are seen to before the next turn at the latest.
 """
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 
 from watchword.errors import CapacityError, RequestError
 from watchword.generation.batch import Batch, told
-from watchword.generation.cache import PLACES, STEP
 from watchword.generation.engine import Decoder
-from watchword.generation.entry import Entry, Scoring, known
+from watchword.generation.entry import Entry, Scoring, fits_beside, known, may_join, step_together
 from watchword.generation.kept import Kept
+from watchword.generation.limits import USUAL, Limits, Measure
 from watchword.generation.requests import Job, Ticket, Token
+from watchword.shapes import Tensor
 
+__all__ = ["Engine", "Limits"]
 
-@dataclass(frozen=True)
-class Limits:
-    """What an engine takes on.
-
-    Args:
-        requests: requests at a time, those that wait included.
-        rows: rows at a time; beams and samples count each. Requests wait for rows.
-        positions: of the prompt and the answer together, per request; the model's own limit holds anyway.
-        bytes: of keys and values at a time. Requests wait for bytes.
-    """
-
-    requests: int = 64
-    rows: int = 32
-    positions: int | None = None
-    bytes: int | None = None
+PATIENCE = 1.0
+"""Seconds after which a thread that waits for another's turn looks for itself whether it is over."""
 
 
 class Engine:
@@ -47,7 +40,7 @@ class Engine:
         decoder: the model.
         limits: what it takes on.
         kept: where the keys and values of prompts and answers are kept for those that begin alike.
-        piece: positions of a prompt that are run at once.
+        piece: positions of prompts that are run at once; fewer of one that has many before them.
         dtype: type of the model's embeddings.
         device: where the model is.
     """
@@ -56,7 +49,7 @@ class Engine:
         self,
         decoder: Decoder,
         *,
-        limits: Limits = Limits(),
+        limits: Limits = USUAL,
         kept: Kept | None = None,
         piece: int = 512,
         dtype: torch.dtype = torch.float32,
@@ -66,11 +59,13 @@ class Engine:
         self.kept = kept
         self._decoder, self._piece, self._dtype = decoder, piece, dtype
         self._device = torch.device(device)
+        self._measure = Measure(decoder, limits, piece, dtype)
         self._batch = Batch(decoder, kept, dtype, self._device)
         self._waiting: deque[Ticket] = deque()
         self._entry: Entry | Scoring | None = None
         self._open: set[Ticket] = set()
-        self._turn = threading.Condition()
+        self._lock = threading.Lock()
+        self._turn = threading.Condition(self._lock)
         self._stepping = self._closed = False
 
     def submit(self, job: Job) -> Ticket:
@@ -139,12 +134,15 @@ class Engine:
         return tickets
 
     def cancel(self, ticket: Ticket) -> None:
-        """Stop a request, wherever it is; its place is free before the next step."""
-        with self._turn:
-            if ticket.reason is None:
-                ticket.cancelled = True
+        """Stop a request, wherever it is: at once, or where a turn is going on, at its end. Never waits."""
+        ticket.cancelled = True
+        if ticket.reason is None and self._lock.acquire(blocking=False):
+            try:
                 if not self._stepping:
                     self._let_out()
+                self._turn.notify_all()
+            finally:
+                self._lock.release()
 
     def known(self, job: Job) -> int:
         """Leading positions of a prompt that would not have to be run now."""
@@ -157,8 +155,8 @@ class Engine:
 
     def close(self) -> None:
         """End all requests with an error, and take no more."""
-        with self._turn:
-            self._closed = True
+        self._closed = True
+        with self._lock:
             if not self._stepping:
                 self._let_out()
             self._turn.notify_all()
@@ -166,36 +164,16 @@ class Engine:
     def _ticket(self, job: Job) -> Ticket:
         """The request with its options complete, if it fits at all."""
         ticket = Ticket(job, job.options.resolved(len(job.history)))
-        size, limits = self._size(ticket), self.limits
-        positions = size.slots + size.memory
-        if size.rows > limits.rows:
-            raise CapacityError(
-                f"engine: {size.rows} beams or samples, but there are {limits.rows} rows; "
-                "ask for fewer, or set limits.rows higher"
-            )
-        if limits.positions is not None and positions > limits.positions:
-            raise CapacityError(
-                f"engine: {job.length} positions and up to {ticket.options.most} new ones, but the limit is "
-                f"{limits.positions}; use a shorter prompt or fewer new tokens, or raise limits.positions"
-            )
-        # the last token is never run
-        if self._decoder.max_positions is not None and size.slots - 1 > self._decoder.max_positions:
-            raise CapacityError(
-                f"engine: {job.length} positions and up to {ticket.options.most} new ones, but the model has "
-                f"{self._decoder.max_positions}; use a shorter prompt or fewer new tokens"
-            )
-        if limits.bytes is not None and self._bytes([size], size) > limits.bytes:
-            raise CapacityError(
-                f"engine: {size.rows} rows of {positions} positions take {self._bytes([size], size)} bytes, "
-                f"but the limit is {limits.bytes}; ask for less, or set limits.bytes higher"
-            )
+        self._measure.check(ticket)
         return ticket
 
     def _place(self, ticket: Ticket) -> bool:
         """Let the request wait for its start; False when too many are open."""
-        with self._turn:
+        with self._lock:
             if self._closed:
                 raise RequestError("engine: it is closed and takes no requests; make another one")
+            if len(self._open) >= self.limits.requests and not self._stepping:
+                self._let_out()
             if len(self._open) >= self.limits.requests:
                 return False
             self._open.add(ticket)
@@ -206,78 +184,125 @@ class Engine:
 
     def _take_turn(self, happened: Callable[[], bool]) -> None:
         """Do one step, or wait while another thread does one; nothing if what is waited for has happened."""
-        with self._turn:
-            while self._stepping and not happened():
-                self._turn.wait()
-            if happened():
-                return
-            self._let_out()
-            self._stepping = True
+        mine = False
         try:
-            self._step()
+            with self._lock:
+                while not happened():
+                    if self._stepping:
+                        self._turn.wait(PATIENCE)
+                        continue
+                    self._let_out()
+                    if not happened():
+                        self._stepping = mine = True
+                    break
+            if mine:
+                self._step()
         except BaseException as error:
-            self._abandon(error)
+            if mine:
+                self._abandon(error)
             raise
         finally:
-            with self._turn:
-                self._stepping = False
-                self._let_out()
-                self._turn.notify_all()
+            if mine:
+                self._stepping = False  # first of all: an interrupt of the rest must not stop the others
+                with self._lock:
+                    self._turn.notify_all()
+                    if not self._stepping:
+                        self._let_out()
 
     @torch.no_grad()
     def _step(self) -> None:
         self._batch.step()  # first, so that a first token need not wait for the others' next
         left = self._piece
-        while left > 0 and (entry := self._entry or self._admit()):
-            if entry.coming > left < self._piece:
-                break
-            left -= entry.coming
-            self._enter(entry)
+        while left > 0 and (company := self._next_in(left)):
+            left -= sum(entry.coming for entry in company)
+            self._enter(company)
 
-    def _admit(self) -> Entry | None:
-        """Let the first in the queue begin, if there is room for it now."""
+    def _next_in(self, left: int) -> Sequence[Entry | Scoring]:
+        """Whose prompts are run next: one, or several short ones together; nobody if it would take too long.
+
+        Args:
+            left: positions that may still be run in this step.
+        """
+        first = self._entry or self._admit(())
+        self._entry = first
+        if first is None or first.coming > left < self._piece:
+            return ()
+        self._entry = None
+        if isinstance(first, Scoring) or first.ticket.job.answers is not None or not self._begin(first):
+            return (first,)
+        company = [first]
+        while first.coming and first.is_last and (other := self._admit(company)):
+            self._entry = other
+            if not may_join(other, company) or not self._begin(other):
+                break
+            if not fits_beside(other, company, left):
+                break
+            company.append(other)
+            self._entry = None
+        return company
+
+    def _begin(self, entry: Entry) -> bool:
+        """Take over what is known of its prompt; whether that went well."""
+        try:
+            entry.begin()
+        except Exception as error:
+            entry.ticket.finish("failed", told(error))
+        return entry.ticket.reason is None
+
+    def _admit(self, company: Sequence[Entry]) -> Entry | None:
+        """Let the first in the queue begin, if there is room for it now, beside those that begin with it."""
         if not self._waiting:
             return None
-        size = self._size(self._waiting[0])
-        others = [self._size(one.ticket, len(one.rows)) for one in self._batch.running]
-        if sum(one.rows for one in others) + size.rows > self.limits.rows:
-            return None
-        if self.limits.bytes is not None and self._bytes([*others, size], size) > self.limits.bytes:
+        size = self._measure.size
+        coming = [*(size(one.ticket) for one in company), size(self._waiting[0])]
+        if not self._measure.fits([size(one.ticket, len(one.rows)) for one in self._batch.running], coming):
             return None
         ticket = self._waiting.popleft()
-        entry = Entry(self._decoder, ticket, self.kept, self._piece, self._dtype, self._device)
-        self._entry = entry
-        return entry
+        try:
+            return Entry(self._decoder, ticket, self.kept, self._piece, self._dtype, self._device)
+        except Exception as error:
+            ticket.finish("failed", told(error))
+            return None
 
-    def _enter(self, entry: Entry | Scoring) -> None:
+    def _enter(self, company: Sequence[Entry | Scoring]) -> None:
         """Run one piece of what is entering. If that fails, nobody else does."""
+        if len(company) > 1:
+            try:
+                found = step_together([entry for entry in company if isinstance(entry, Entry)])
+            except Exception:
+                for entry in company:  # let each try alone, so that only the guilty one fails
+                    self._enter((entry,))
+                return
+            for entry, logits in zip(company, found):
+                self._go_on(entry, logits)
+        elif company[0].ticket.reason is None:
+            self._go_on(company[0])
+
+    def _go_on(self, entry: Entry | Scoring, logits: Tensor | None = None) -> None:
+        """Run the next piece, unless there are scores behind it already, and see where the request is then."""
         ticket = entry.ticket
         try:
             if isinstance(entry, Scoring):
                 if entry.step():
-                    self._entry = None
                     ticket.finish("done")
+                else:
+                    self._entry = entry
                 return
-            logits = entry.step()
-            if logits is None:
-                return
-            self._entry = None
-            if ticket.job.answers is not None:
-                self._entry = Scoring(self._decoder, entry, logits, self._size(ticket).rows, self._piece)
+            found = entry.step() if logits is None else logits
+            if found is None:
+                self._entry = entry
+            elif ticket.job.answers is not None:
+                rows = self._measure.size(ticket).rows
+                self._entry = Scoring(self._decoder, entry, found, rows, self._piece)
             else:
-                self._batch.join(entry, logits)
+                self._batch.join(entry, found)
         except Exception as error:
-            self._entry = None
             ticket.finish("failed", told(error))
 
     def _let_out(self) -> None:
         """The cancelled leave, and all if the engine was closed; the finished are forgotten."""
-        self._stepping = True  # a stream collected meanwhile, in this very thread, must not begin this anew
-        try:
-            while self._leave():
-                pass
-        finally:
-            self._stepping = False
+        while self._leave():
+            pass
 
     def _leave(self) -> bool:
         """Whether anybody left."""
@@ -302,43 +327,13 @@ class Engine:
 
     def _abandon(self, error: BaseException) -> None:
         """An interrupt: nobody knows how far the step got, so what was running is lost."""
-        lost = [one.ticket for one in self._batch.running]
-        lost += [] if self._entry is None else [self._entry.ticket]
+        self._batch = Batch(self._decoder, self.kept, self._dtype, self._device)
+        self._entry = None
+        with self._lock:
+            waiting = set(self._waiting)
+            lost = [ticket for ticket in self._open if ticket not in waiting]
         for ticket in lost:
             if ticket.reason is None:
                 ticket.finish(
                     "failed", RequestError(f"engine: interrupted by {type(error).__name__}; ask again")
                 )
-        self._entry = None
-        self._batch = Batch(self._decoder, self.kept, self._dtype, self._device)
-
-    # ---- sizes
-
-    def _size(self, ticket: Ticket, rows: int | None = None) -> "Size":
-        """What a request takes in the end, at most."""
-        job = ticket.job
-        most = ticket.options.most
-        if job.answers is not None:
-            most = max(len(answer) for answer in job.answers)
-            rows = min(len(job.answers), self.limits.rows, max(1, self._piece // most))
-        rows = job.width if rows is None else rows
-        if job.start_ids is None:
-            return Size(rows, job.length + most, 0)
-        return Size(rows, len(job.start_ids) + most, job.length)
-
-    def _bytes(self, sizes: list["Size"], entering: "Size") -> int:
-        """Keys and values of these together, and of one more row that is entering."""
-        spec = self._decoder.cache_spec
-        each = 2 * spec.layers * spec.heads * spec.head_dim * self._dtype.itemsize
-        places = -(-sum(one.rows for one in sizes) // PLACES) * PLACES
-        widest = max(one.slots for one in sizes) + STEP + max(one.memory for one in sizes)
-        return each * (places * widest + entering.slots + entering.memory)
-
-
-@dataclass(frozen=True)
-class Size:
-    """What a request takes: rows, and in each of them slots for its own keys and for the encoder's."""
-
-    rows: int
-    slots: int
-    memory: int

@@ -1,6 +1,7 @@
 """Rectangles of keys and values (rows, heads, slots, width), and how caches make, fill and move them."""
 
 import math
+import mmap
 from collections.abc import Callable
 
 import numpy as np
@@ -11,13 +12,21 @@ from watchword.shapes import Bool, Float, Tensor
 Pair = tuple[Tensor, Tensor]
 """Keys and values, B g S d."""
 
+LARGE = 2**22
+"""Bytes from which memory comes in pages of its own."""
+
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros; on the CPU in memory that takes neither place nor time before it is written to, so that one long
     row among short ones costs them little."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    raw = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+    size = math.prod(shape) * dtype.itemsize
+    if size >= LARGE and hasattr(mmap, "MAP_ANONYMOUS"):
+        # numpy asks for huge pages here, of which a short row touches all
+        raw = np.frombuffer(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=np.uint8)
+    else:
+        raw = np.zeros(size, dtype=np.uint8)
     return torch.from_numpy(raw).view(dtype).view(shape)
 
 
