@@ -2,8 +2,10 @@
 
 import io
 import re
+import tempfile
 import tracemalloc
 import wave
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 
 from tests.media import clips
 from watchword.errors import MediaError
-from watchword.media import Policy, at_indices, read_frames, read_media, uniform
+from watchword.media import Policy, at, at_indices, read_frames, read_media, uniform, video
 
 CONTAINERS = [
     ("clip.mp4", "libx264", {"bf": "2"}),
@@ -130,6 +132,49 @@ def test_path_bytes_and_file_objects_give_the_same(mp4):
     for source in (str(mp4), data, memoryview(data), opened, Pipe(data)):
         assert np.array_equal(read_frames(source).frames, expected)
     assert not opened.closed
+
+
+@pytest.mark.parametrize("pick", [uniform(8), uniform(60), at_indices([59]), at([1.0, 2.0])])
+def test_large_file_objects_give_the_same(large, pick):
+    """Larger than any buffer: while a clip is open, other looks at the same file must not move its place."""
+    expected = read_frames(large, pick)
+    with large.open("rb") as file, large.open("rb", buffering=0) as raw, tempfile.TemporaryFile() as copy:
+        copy.write(large.read_bytes())
+        for source in (file, raw, copy, io.BytesIO(large.read_bytes())):
+            clip = read_frames(source, pick)
+            assert (clip.indices, clip.total, clip.note) == (expected.indices, 60, "")
+            assert np.array_equal(clip.frames, expected.frames)
+    inside = Policy(folders=(str(large.parent),))
+    assert np.array_equal(read_frames(large, pick, policy=inside).frames, expected.frames)
+
+
+@pytest.fixture(scope="module")
+def large(folder):
+    """Some megabytes of noise with one key frame."""
+    path, rng = folder / "large.mp4", np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24, options={"preset": "ultrafast", "g": "250"})
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv420p"
+        for _ in range(60):
+            picture = rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    assert path.stat().st_size > 200_000
+    return path
+
+
+def test_frames_that_the_decoder_leaves_out_are_told(large, monkeypatch):
+    decode = video._decode
+
+    def ends_early(*args, **more):
+        found = decode(*args, **more)
+        kept = {index: frame for index, frame in found.kept.items() if index < 40}
+        return replace(found, kept=kept, seen=min(found.seen, 40), ended=found.seen > 40)
+
+    monkeypatch.setattr(video, "_decode", ends_early)
+    clip = read_frames(large, uniform(10))
+    assert (clip.total, clip.indices) == (40, tuple(range(0, 40, 4)))
+    assert clip.note == "60 frames are in the file, 40 of them can be decoded"
 
 
 def test_frames_handed_in_are_chosen_from():

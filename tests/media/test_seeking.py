@@ -9,7 +9,7 @@ import pytest
 
 from tests.media import clips
 from watchword.errors import MediaError
-from watchword.media import at, at_indices, every, read_frames, scenes, segments, uniform, video
+from watchword.media import at, at_indices, colour, every, read_frames, scenes, segments, uniform, video
 
 X264 = "keyint=10:min-keyint=10:scenecut=0"
 CASES = {
@@ -237,7 +237,7 @@ def test_matrix_and_range_are_stated_and_used(space, spread, said, red):
     for plane, value in zip(frame.planes, (100, 128, 180), strict=True):
         plane.update(bytes([value]) * plane.buffer_size)
     frame.colorspace, frame.color_range = space, spread
-    assert video.colour_of(frame) == said
+    assert colour.colour_of(frame) == said
     expected = (100 - (16 if spread != 2 else 0)) * red[1] + (180 - 128) * red[2]
     assert frame.to_ndarray(format="rgb24")[0, 0, 0] == pytest.approx(expected, abs=2)
 

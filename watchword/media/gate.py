@@ -200,12 +200,32 @@ def _own(name: str, file: Any, policy: Policy) -> Admitted:
 
 
 class Kept:
-    """A file object that is read from its beginning; closing this does not close it."""
+    """A file object that is read from its beginning, at a place of its own; closing this does not close it.
+
+    Several of these read one file, one while another is half through it, so each goes to its place first.
+    """
 
     def __init__(self, file: Any) -> None:
         self.file = file
-        file.seek(0)
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+        self.place = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        self.file.seek(self.place)
+        data: bytes = self.file.read(size)
+        self.place += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place, as files do."""
+        self.file.seek(self.place)
+        self.file.seek(offset, whence)  # not every file says where that is
+        self.place = self.file.tell()
+        return self.place
+
+    def tell(self) -> int:
+        """The place."""
+        return self.place
 
     def seekable(self) -> bool:
         """It can seek."""

@@ -16,6 +16,7 @@ from av.video.stream import VideoStream
 
 from watchword.errors import MediaError
 from watchword.media.budget import Budget
+from watchword.media.colour import colour_of
 from watchword.media.frames import Clip, available, note_of, stack
 from watchword.media.gate import Admitted, Policy
 from watchword.media.intact import defect
@@ -27,7 +28,6 @@ __all__ = ["FAST_EDGE", "read_video"]
 FAST_EDGE = 224  # pixels of the shorter edge after scaling in the decoder; what the vision towers take
 
 _SEEK = 6  # a seek costs about as much as decoding so many frames
-_MATRICES = {1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020", 10: "BT.2020"}
 _THUMB = 32  # pixels of the square in which cuts are looked for
 
 
@@ -120,9 +120,16 @@ def _clip(
         fps=found.fps,
         rotation=decoded.rotation,
         colour=decoded.colour,
-        note=note_of(pick, indices),
+        note=note_of(pick, indices) or _note_of_lost(found, timeline.total),
         timeline=timeline,
     )
+
+
+def _note_of_lost(found: Survey, total: int) -> str:
+    """Say that a decoder gave fewer frames than there are pictures in the file: it leaves out broken ones."""
+    if found.track is None or total >= found.packets:
+        return ""
+    return f"{found.packets} frames are in the file, {total} of them can be decoded"
 
 
 def _check_end(
@@ -330,20 +337,3 @@ def _turn(frame: av.VideoFrame) -> int:
     """Degrees counter-clockwise that bring the frame upright; quarter turns only, others are left alone."""
     degrees = round(frame.rotation) % 360
     return degrees if degrees % 90 == 0 else 0
-
-
-def colour_of(frame: av.VideoFrame) -> str:
-    """Say by which matrix and range a frame's colours are turned into RGB.
-
-    What the file does not state is read as FFmpeg does: BT.601, limited range.
-    """
-    kind = frame.format.name
-    if frame.format.is_rgb or kind.startswith("pal"):
-        return "RGB as stored"
-    matrix = _MATRICES.get(int(frame.colorspace))
-    full = kind.startswith("yuvj") or int(frame.color_range) == 2
-    stated = full or int(frame.color_range) == 1
-    spread = f"{'full' if full else 'limited'} range{'' if stated else ' (not stated)'}"
-    if kind.startswith(("gray", "ya")):
-        return f"grey, {spread}"
-    return f"{matrix or 'BT.601 (not stated)'}, {spread}"
