@@ -9,6 +9,7 @@ from watchword.bench import plan
 from watchword.errors import CheckpointError, ConfigError
 from watchword.generation.cache import KVCache
 from watchword.weights import sizes
+from watchword.weights.quantize import OURS, VERSION
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +98,14 @@ def test_plan_refuses_what_load_refuses(llava, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match="damaged or cut off"):
         plan.plan(tmp_path)
+
+
+def test_plan_takes_a_quantized_folder_at_its_word(llava, tmp_path):
+    raw = json.loads((llava / "config.json").read_text())
+    said = {"quant_method": OURS, "version": VERSION, "format": "int4"}
+    (tmp_path / "config.json").write_text(json.dumps(raw | {"quantization_config": said}))
+    made = plan.plan(tmp_path)
+    assert made.form == "int4"
+    assert made.packed == plan.plan(llava, quantize="int4").packed
+    with pytest.raises(ConfigError, match=r"is quantized already \(int4\), and 'int8' is asked for; leave"):
+        plan.plan(tmp_path, quantize="int8")

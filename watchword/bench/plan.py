@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from watchword.config import family_from_dict
-from watchword.errors import CheckpointError
+from watchword.errors import CheckpointError, ConfigError
 from watchword.models import build
 from watchword.pipeline.families import FAMILIES
 from watchword.pipeline.opening import CACHE_BYTES, chosen_dtype, read_config
 from watchword.weights import files, sizes
 from watchword.weights import quantize as quantization
+from watchword.weights.packed import form_of, read_recipe
 
 EMBEDDINGS = ("embed_tokens", "embed_positions", "shared", "relative_attention_bias")
 
@@ -111,17 +112,31 @@ def plan(folder: Path, *, quantize: str | None = None, dtype: str = "auto") -> P
     stored = _stored(folder, config)
     kind = chosen_dtype(dtype, stored, torch.device("cpu"))
     model = build.build(config)
-    packed = {} if quantize is None else quantization.plan(model, quantization.Recipe(quantize))
+    recipe = recipe_of(folder, config, quantize)
+    packed = {} if recipe is None else quantization.plan(model, recipe)
     shapes = {name: tuple(one.shape) for name, one in model.named_parameters()}  # tied ones once
     family = FAMILIES[config.model_type]
     return Plan(
         config=config,
         shapes=shapes,
-        form=quantize or str(kind).removeprefix("torch."),
+        form=str(kind).removeprefix("torch.") if recipe is None else recipe.form,
         dtype=kind,
         packed={f"{path}.weight": form for path, form in packed.items()},
         frames=None if config.model_type == "instructblip" else family.frames,
     )
+
+
+def recipe_of(folder: Path, config: Any, quantize: str | None) -> quantization.Recipe | None:
+    """How the weights will be quantized: as the folder says, or as asked for; None for dense ones."""
+    described = getattr(config, "quantization_config", None)
+    if described is None:
+        return None if quantize is None else quantization.Recipe(quantize)
+    if quantize is not None:
+        form = form_of(described, folder)
+        raise ConfigError(
+            f"{folder}: is quantized already ({form}), and {quantize!r} is asked for; leave the format out"
+        )
+    return read_recipe(described, folder)
 
 
 def _stored(folder: Path, config: Any) -> torch.dtype:
