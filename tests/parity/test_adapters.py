@@ -15,6 +15,7 @@ from tests.parity.test_families import blip_inputs, llava_inputs
 from tests.parity.tiny import agree
 from watchword.models import layouts
 from watchword.nn import lora
+from watchword.pipeline.merging import merge
 from watchword.weights.adapters import Family, load_adapter, save_adapter
 
 MODELS = {
@@ -132,3 +133,16 @@ def test_an_adapter_of_ours_opens_by_itself_in_peft(folder, tmp_path):
     inputs = inputs_for(theirs, folder[1])
     where = None if folder[1].endswith("t5") else inputs["attention_mask"].bool()
     agree(logits(ours, inputs), logits(theirs, inputs), where)
+
+
+def test_a_merged_folder_answers_in_the_reference_as_its_adapter_in_peft(folder, tmp_path):
+    ours, theirs = both(folder)
+    lora.add_adapter(ours, TARGETS[folder[1].split("-")[-1]], 3)
+    shaken(ours)
+    save_adapter(ours, tmp_path / "adapter", family(ours))
+    inputs = inputs_for(theirs, folder[1])
+    with_adapter = logits(peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter").eval(), inputs)
+    out = merge(folder[0], tmp_path / "adapter", tmp_path / "merged")
+    merged = type(both(folder)[1]).from_pretrained(out).eval()
+    where = None if folder[1].endswith("t5") else inputs["attention_mask"].bool()
+    agree(logits(merged, inputs), with_adapter, where)

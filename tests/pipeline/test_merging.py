@@ -157,7 +157,8 @@ def test_a_model_with_adapters_is_not_saved_as_if_it_had_none(checkpoint, tmp_pa
     model = watchword.VideoLlavaForConditionalGeneration.from_pretrained(checkpoint("llava"))
     lora.add_adapter(model, ["q_proj"], 2)
     with pytest.raises(RequestError, match="has the adapters default; save them"):
-        model.save_pretrained(tmp_path)
+        model.save_pretrained(tmp_path / "none")
+    assert list(tmp_path.iterdir()) == []
     adapters.save_adapter(model, tmp_path / "adapter", Family(**layouts.for_adapters(model)))
     adapters.fold_adapter(model)
     model.save_pretrained(tmp_path / "whole")

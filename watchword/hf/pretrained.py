@@ -98,7 +98,7 @@ class Pretrained:
             offload_folder=offload_folder,
         )
         spelled = layouts.of(model)
-        place, source = packed.quantizing(model, source, recipe, spots, spelled["layouts"])
+        place, source = packed.quantizing(model, source, recipe, spots, spelled["layouts"], dtype)
         as_stored = getattr(place, "as_stored", None)
         report = load.load_weights(
             model, source, dtype=dtype, as_stored=as_stored, place=place.place, **spelled
@@ -169,6 +169,7 @@ class Pretrained:
                 f"save_pretrained: {len(away)} tensors are offloaded, the first is {away[0]!r}; expected all "
                 "values in memory; load without device_map to save"
             )
+        state = layouts.for_disk(self, state)
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.config.architectures = [type(self).__name__]
@@ -176,7 +177,7 @@ class Pretrained:
         self.config.save_pretrained(folder)
         self.generation_config.save_pretrained(folder)
         files.save(
-            layouts.for_disk(self, state),
+            state,
             folder,
             max_shard_size=max_shard_size,
             safe_serialization=safe_serialization,
