@@ -5,12 +5,13 @@ shapes, sizes and backgrounds, in the same units. Each thing has a time of its o
 which nothing happens.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
-from watchword.shapes import Float, Tensor
+from watchword.shapes import Float, Tensor, UInt8
 from watchword.train import shapes
 from watchword.train.shapes import (
     COLOURS,
@@ -285,3 +286,20 @@ def render(
         ).clamp(0, 255)
         canvas.lerp_(colour.expand_as(canvas), cover[:, :, None].expand_as(canvas))
     return canvas, covered
+
+
+def clips(
+    seed: int, number: int, side: int, frames: tuple[int, int] = (16, 48), *, still: bool = False
+) -> Iterator[tuple[World, UInt8[Tensor, "T h w 3"]]]:
+    """Worlds one by one (each a batch of one), and their frames as they go into a file.
+
+    Args:
+        frames: the fewest and the most that a clip has.
+        still: pictures, which have one.
+    """
+    rng = np.random.default_rng(seed)
+    for _ in range(number):
+        found = sample(rng, 1, still=still)
+        count = 1 if still else int(rng.integers(*frames, endpoint=True))
+        pixels = render(found, shapes.frame_times(count)[None], side)[0][0]
+        yield found, pixels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
