@@ -144,3 +144,14 @@ def test_a_wrong_operator_is_not_taken(monkeypatch):
     monkeypatch.setattr(kernels, "INT8_PRODUCTS", {"onednn": wrong, "int_mm": absent, "dense": right})
     assert kernels.int8_product.__wrapped__("cpu") == "dense"
     assert kernels.int8_product("cuda") == "dense"
+
+
+def test_gated_dense_rows_in_pieces_are_those_of_one_pass(monkeypatch):
+    monkeypatch.setattr("watchword.nn.quantized.PIECE", 8)
+    gate, up, down = (nn.Linear(a, b, bias=False).bfloat16() for a, b in ((32, 64), (32, 64), (64, 32)))
+    x = torch.randn(2, 13, 32).bfloat16()
+    learning = gated(x, gate, up, down, F.silu)
+    monkeypatch.setattr("watchword.nn.layers.FEW", 0)
+    with torch.no_grad():
+        torch.testing.assert_close(gated(x, gate, up, down, F.silu), learning, atol=0.005, rtol=0.02)
+    assert learning.requires_grad
