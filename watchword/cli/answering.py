@@ -36,6 +36,12 @@ VisualTokens = Annotated[
     float | None,
     typer.Option(help="Merge visual tokens: up to 1 the share that is left, from 2 on how many."),
 ]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        help="Keep most weights in few bits: int8, int4 or nf4; not for a folder that is quantized."
+    ),
+]
 Logprobs = Annotated[int | None, typer.Option(min=0, help="Log-probabilities, with --json.")]
 
 

@@ -28,6 +28,7 @@ def chat(
     adapter: answering.Adapter = None,
     device: Annotated[str, typer.Option(help="auto (cuda, else mps, else cpu), or one of them.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
+    quantize: answering.Quantize = None,
     frames: choosing.Frames = None,
     overflow: Annotated[
         str, typer.Option(help="When it gets too long: drop_oldest, or error.")
@@ -58,6 +59,7 @@ def chat(
                 adapter=adapter,
                 device=device,
                 dtype=dtype,
+                quantize=quantize,
                 progress=progress,
                 sandbox=sandbox,
                 local_files_only=offline,
@@ -91,6 +93,8 @@ def converse(talk: Any, options: Any) -> None:
         try:
             line = input("> " if sys.stdin.isatty() else "").strip()
         except EOFError:
+            if sys.stdin.isatty():
+                typer.echo("")  # the shell's prompt begins a line
             return
         except KeyboardInterrupt:
             typer.echo("")

@@ -15,6 +15,7 @@ from watchword.cli.explain import explain
 from watchword.cli.fit import fit
 from watchword.cli.frames import frames
 from watchword.cli.merge import merge
+from watchword.cli.quantize import quantize
 from watchword.cli.rank import rank
 from watchword.cli.shell import CODES
 from watchword.cli.train import train
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app.command(epilog=CODES)(rank)
     app.command(epilog=CODES)(explain)
     app.command(epilog=CODES)(frames)
+    app.command(epilog=CODES)(quantize)
     app.command(epilog=CODES)(demo)
     app.command()(doctor)
     app.command(epilog=CODES)(fit)

@@ -70,7 +70,9 @@ def introduce(pipeline: Any) -> None:
         )
     else:
         kind = str(pipeline.dtype).removeprefix("torch.")
-        say(f"{pipeline.name} answers ({pipeline.model.config.model_type}, {kind} on {pipeline.device})")
+        used = getattr(pipeline.model, "quantization", None)
+        how = "" if used is None else f"; {used}"
+        say(f"{pipeline.name} answers ({pipeline.model.config.model_type}, {kind} on {pipeline.device}{how})")
 
 
 @contextmanager

@@ -144,8 +144,13 @@ def fastest(run: Callable[[], object], times: int = 4) -> float:
 
 def operator_rows() -> list[tuple[str, str]]:
     """What `watchword doctor` says about quantized weights: pairs of a format and the operator in use."""
-    return [("int8", f"{int8_product()}" + _slowly(int8_product()))]
+    from watchword.nn import nibbles  # late: it builds on what is here
 
-
-def _slowly(name: str) -> str:
-    return " (slow: this machine or this torch has no fast product)" if name == "dense" else ""
+    slow = "dense, unpacked for every product: slow, for this machine or this torch has nothing faster"
+    int8 = int8_product()
+    if nibbles.packing() is None:
+        four = slow
+    else:
+        wide = str(nibbles.wide_type()).removeprefix("torch.")
+        four = f"int4pack below {nibbles.crossing(4096, 1)} rows, from there unpacked for products of {wide}"
+    return [("int8", slow if int8 == "dense" else int8), ("int4, nf4, fp4", four)]

@@ -122,7 +122,7 @@ def load(
     home = spots(model, where, more, kind)
     spelled = layouts.of(model)
     asked = None if quantize is None else Recipe(quantize)
-    home, source = quantizing(model, source, asked, home, spelled["layouts"])
+    home, source = quantizing(model, source, asked, home, spelled["layouts"], kind)
     load_weights(
         model, source, dtype=kind, place=home.place, progress=progress,
         as_stored=getattr(home, "as_stored", None), **spelled,

@@ -16,9 +16,10 @@ from torch import nn
 
 from watchword.errors import CheckpointError, ConfigError
 from watchword.nn.fourbit import BLOCK, CODES, BlockLinear, Int4Linear
+from watchword.nn.memory import memory
 from watchword.nn.quantized import Int8Linear
 from watchword.shapes import Tensor
-from watchword.weights import names
+from watchword.weights import names, sizes
 from watchword.weights.files import Entry, Shard, WeightFiles
 from watchword.weights.load import choose_layout, listed
 from watchword.weights.quantize import OURS, VERSION, QuantizedLinear, Quantizing, Recipe
@@ -43,6 +44,7 @@ def quantizing(
     recipe: Recipe | None,
     placing: Any,
     layouts: Mapping[str, names.Rules],
+    dtype: torch.dtype,
 ) -> tuple[Any, Any]:
     """Where tensors are placed and the files they come from, for a folder that is dense or quantized.
 
@@ -51,14 +53,21 @@ def quantizing(
         recipe: what the caller asks for; None for the folder as it is.
         placing: where everything goes.
         layouts: spellings that the files may use.
+        dtype: type of what stays dense.
 
     Raises:
         ConfigError: a quantized folder that is to be quantized; one of a format that is not implemented.
         CheckpointError: files that are not what the folder's config says.
+        CapacityError: the quantized weights need more memory than there is.
     """
+    shapes = {name: tuple(one.shape) for name, one in model.named_parameters()}
     described = getattr(model.config, "quantization_config", None)
+    if described is None and recipe is None:
+        return placing, files
     if described is None:
-        return (placing if recipe is None else Quantizing(model, recipe, placing)), files
+        place = Quantizing(model, recipe, placing)
+        check_room(shapes, dtype, place.plan, placing.device, files.folder)
+        return place, files
     if recipe is not None:
         raise ConfigError(
             f"{files.folder}: is quantized already ({form_of(described, files.folder)}), and "
@@ -68,7 +77,22 @@ def quantizing(
     recipe = read_recipe(described, files.folder)
     check_files(files, described.get("files"))
     shown = BnbFiles(files) if described.get("quant_method") == BNB else files
-    return Quantizing(model, recipe, placing, stored=stored_linears(model, shown, recipe, layouts)), shown
+    stored = stored_linears(model, shown, recipe, layouts)
+    check_room(shapes, dtype, {path: one.form for path, one in stored.items()}, placing.device, files.folder)
+    return Quantizing(model, recipe, placing, stored=stored), shown
+
+
+def check_room(
+    shapes: sizes.Shapes, dtype: torch.dtype, plan: Mapping[str, str], device: torch.device, folder: Path
+) -> None:
+    """Refuse weights that do not fit into memory, before the first is read.
+
+    Raises:
+        CapacityError: they do not.
+    """
+    packed = {f"{path}.weight": form for path, form in plan.items()}
+    weights = sizes.weight_bytes(shapes, dtype, packed)
+    sizes.check_fits(sizes.Need(weights, 0, 0, 0, process=0), memory(device), str(folder))
 
 
 def form_of(described: Mapping[str, Any], folder: Path) -> str:
