@@ -10,9 +10,9 @@ from watchword.media.decode import read_media
 from watchword.media.frames import Clip
 from watchword.media.pick import Pick
 from watchword.pipeline.answer import Answer
-from watchword.pipeline.families import Exchange
+from watchword.pipeline.families import Exchange, merging
 from watchword.pipeline.options import MAX_NEW_TOKENS, Options
-from watchword.pipeline.preparing import Asked, Stopwatch, Wish, chosen_adapter, merged, prepare, room, wished
+from watchword.pipeline.preparing import Asked, Stopwatch, Wish, chosen_adapter, prepare, room, wished
 from watchword.pipeline.reuse import digest
 from watchword.pipeline.saving import read_chat, write_chat
 from watchword.pipeline.streaming import Stream
@@ -156,7 +156,7 @@ class Chat:
         return self._contents[id(clip)]
 
     def _prepared(self, exchange: Exchange, wish: Wish, watch: Stopwatch) -> Asked:
-        exchanges = merged([*self._history, exchange], wish.options)
+        exchanges = merging([*self._history, exchange], wish.options.visual_tokens)
         notes = [clip.note for clip in exchange.clips if clip.note]
         family, config, words = self.pipeline.family, self.pipeline.model.config, self.pipeline.words
         limit, dropped = room(self.pipeline), 0

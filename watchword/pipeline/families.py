@@ -1,7 +1,8 @@
 """What the families do differently at the front door: frames, pixels, placeholders. One small object each."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -77,6 +78,16 @@ class Encoded:
     visual: int
     length: int
     positions: tuple[Position, ...]
+
+    @property
+    def counts(self) -> Counter[int]:
+        """How many visual tokens each medium has."""
+        return Counter(one[0] for one in self.positions if isinstance(one, tuple))
+
+
+def merging(exchanges: Sequence[Exchange], wanted: float | None) -> list[Exchange]:
+    """The turns with as many visual tokens as asked for."""
+    return [replace(one, visual_tokens=wanted) for one in exchanges]
 
 
 def encoded(ids: list[int], counts: Sequence[int], placeholders: Sequence[int | None]) -> Encoded:

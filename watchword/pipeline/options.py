@@ -246,3 +246,11 @@ def generation_options(
         checkpoint: what the checkpoint wants of generation.
     """
     return GenerationOptions.from_dict({**checkpoint, **options.settings(), **others})
+
+
+def idle_merging(wanted: float | None, counts: Mapping[int, int]) -> tuple[str, ...]:
+    """A note where one of some pictures and clips has fewer visual tokens than asked for."""
+    least = min(counts.values(), default=0)
+    if wanted is None or wanted <= max(1, least) or not least:
+        return ()
+    return (f"visual_tokens={wanted}, but a picture or clip has {least}; it keeps all",)

@@ -1,7 +1,6 @@
 """From what was said to a job for the engine: ids, settings, and a prompt that is embedded when needed."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -14,8 +13,8 @@ from watchword.generation.requests import Job
 from watchword.media.frames import Clip
 from watchword.nn.lora import BASE, active, check_known, stamps
 from watchword.pipeline.choices import Choices, TextStop, answer_ids
-from watchword.pipeline.families import Encoded, Exchange, Position
-from watchword.pipeline.options import MAX_NEW_TOKENS, NAMES, Options, generation_options
+from watchword.pipeline.families import Encoded, Exchange, Position, merging
+from watchword.pipeline.options import MAX_NEW_TOKENS, NAMES, Options, generation_options, idle_merging
 from watchword.pipeline.reuse import Lazy, Sight, digest, state
 
 SHORT = {"max_tokens": "max_new_tokens", "beams": "num_beams"}
@@ -157,7 +156,7 @@ def prepare(
         CapacityError: more than the model has positions for, or than memory holds.
     """
     family, config, words = pipeline.family, pipeline.model.config, pipeline.words
-    exchanges = merged(exchanges, wish.options)
+    exchanges = merging(exchanges, wish.options.visual_tokens)
     encoded = family.encode(config, words, exchanges)
     settings = generation_options(wish.options, wish.others, pipeline.settings)
     if wish.options.choices is not None:
@@ -175,26 +174,13 @@ def prepare(
     look(pipeline, job, encoded)
     watch.lap("vision")
     shown = tuple(family.shown(exchanges))
-    found = (*notes, *idle_seed(wish.options, settings), *idle_merging(wish.options, encoded), *cut)
+    found = (
+        *notes,
+        *idle_seed(wish.options, settings),
+        *idle_merging(wish.options.visual_tokens, encoded.counts),
+        *cut,
+    )
     return Asked(job, encoded, shown, wish, settings, found, watch)
-
-
-def merged(exchanges: Sequence[Exchange], options: Options) -> list[Exchange]:
-    """The turns with as many visual tokens as asked for."""
-    return [replace(one, visual_tokens=options.visual_tokens) for one in exchanges]
-
-
-def idle_merging(options: Options, encoded: Encoded) -> tuple[str, ...]:
-    """A note where there are not more visual tokens than asked for."""
-    wanted, counts = options.visual_tokens, counted(encoded).values()
-    if wanted is None or wanted <= 1 or min(counts, default=wanted) >= wanted:
-        return ()
-    return (f"visual_tokens={wanted}, but a picture or clip has {min(counts)}; it keeps all",)
-
-
-def counted(encoded: Encoded) -> Counter[int]:
-    """How many visual tokens each medium has."""
-    return Counter(one[0] for one in encoded.positions if isinstance(one, tuple))
 
 
 def look(pipeline: Any, job: Job, encoded: Encoded) -> None:
@@ -226,10 +212,9 @@ def job_of(
     family, model = pipeline.family, pipeline.model
     scope = f"{scope}\n{state(model)}"
     adapter = chosen_adapter(model, adapter)
-    counts = counted(encoded)
     sights = [
         Sight(clip, pipeline.specs[clip.kind], pipeline.device, pipeline.cache, scope, content(clip), adapter,
-              counts[at])
+              encoded.counts[at])
         for at, clip in enumerate(family.shown(exchanges))
     ]  # fmt: skip
     told = family.instruction(pipeline.words, exchanges[-1].question) if sights else ()
