@@ -6,10 +6,22 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.media import clips
-from watchword.errors import MediaError
-from watchword.media import at, at_indices, colour, every, read_frames, scenes, segments, uniform, video
+from watchword.errors import MediaError, RequestError
+from watchword.media import (
+    at,
+    at_indices,
+    colour,
+    every,
+    everything,
+    read_frames,
+    scenes,
+    segments,
+    uniform,
+    video,
+)
 
 X264 = "keyint=10:min-keyint=10:scenecut=0"
 CASES = {
@@ -211,6 +223,26 @@ def test_scenes_of_a_clip_are_found(folder):
     assert clip.indices == (9, 29, 49)
     assert [round(float(frame.mean()), -1) for frame in clip.frames] == [20, 200, 90]
     assert read_frames(path, scenes(1, start=0.9, end=1.6)).indices == (30,)
+    assert clip.note == ""
+    more = read_frames(path, scenes(4))
+    assert more.note == "3 scenes found, 4 asked for; the longest are divided"
+    assert read_frames(path, scenes(2, start=1.0, end=1.6)).note.startswith("1 scene found, 2 asked for")
+    whole = read_frames(path, everything()).frames
+    given = read_frames(whole, scenes(3))
+    assert (given.indices, given.note) == (clip.indices, "")
+
+
+def test_scenes_are_not_looked_for_where_they_would_be_guessed(tmp_path):
+    for number in range(3):
+        Image.fromarray(clips.picture(number)).save(tmp_path / f"{number}.png")
+    moving = tmp_path / "moving.webp"
+    first, *rest = [Image.fromarray(clips.picture(n)) for n in range(6)]
+    first.save(moving, save_all=True, append_images=rest, duration=100)
+    for source in (tmp_path, moving):
+        with pytest.raises(
+            RequestError, match=f"{source}: scenes are found in videos and frames only; choose"
+        ):
+            read_frames(source, scenes(2))
 
 
 def test_fast_frames_are_small_and_close(folder):

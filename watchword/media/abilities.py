@@ -1,6 +1,7 @@
 """What this machine's decoders can read, for `watchword doctor`."""
 
 import av
+import PIL
 from PIL import Image, features
 
 from watchword.media.policy import CODECS, PICTURES
@@ -14,7 +15,7 @@ _NEEDS = {"AVIF": "avif", "JPEG": "jpg", "MPO": "jpg", "PNG": "zlib", "TIFF": "l
 
 def versions() -> dict[str, str]:
     """Who decodes: names and versions."""
-    return {"PyAV": av.__version__, "FFmpeg": av.ffmpeg_version_info, "Pillow": Image.__version__}
+    return {"PyAV": av.__version__, "FFmpeg": av.ffmpeg_version_info, "Pillow": PIL.__version__}
 
 
 def decoders() -> dict[str, bool]:

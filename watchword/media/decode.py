@@ -5,17 +5,19 @@ How a video is read stands in `video`; here lie the doors, and what is no video:
 
 import os
 import re
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from watchword.errors import MediaError
+from watchword.errors import MediaError, RequestError
 from watchword.media.frames import Clip, as_uint8_frames, available, is_frames, note_of, stack
 from watchword.media.gate import OPEN, Admitted, Policy, admit, admit_folder
 from watchword.media.pick import Everything, Pick, Timeline, uniform
 from watchword.media.pictures import find_picture, load_picture, moves, moves_in_pillow, read_image
 from watchword.media.sandbox import sandboxed
+from watchword.media.timeline import THUMB
 from watchword.media.video import read_video
 
 __all__ = ["read_admitted", "read_frames", "read_image", "read_media"]
@@ -95,12 +97,27 @@ def read_media(
 
 def _chosen(frames: np.ndarray, pick: Pick, name: str, kind: Literal["picture", "video"] = "video") -> Clip:
     """Choose among frames that are all there."""
-    indices = available(pick.choose(Timeline(len(frames))), len(frames), name)
-    return Clip(frames[list(indices)], indices, None, len(frames), kind=kind, note=note_of(pick, indices))
+    timeline = Timeline(len(frames), changes=_changes(frames) if getattr(pick, "looks", False) else ())
+    indices = available(pick.choose(timeline), len(frames), name)
+    note = note_of(pick, indices, timeline)
+    return Clip(frames[list(indices)], indices, None, len(frames), kind=kind, note=note)
+
+
+def _changes(frames: np.ndarray) -> list[float]:
+    """How much each frame differs from the one before, 0-1, measured in small."""
+    size = (THUMB, THUMB)
+    small = [np.asarray(Image.fromarray(one).resize(size)).astype(np.int16) for one in frames]
+    return [0.0, *(float(np.abs(b - a).mean()) / 255 for a, b in pairwise(small))]
+
+
+def _refuse_looks(pick: Pick, name: str) -> None:
+    if getattr(pick, "looks", False):
+        raise RequestError(f"{name}: scenes are found in videos and frames only; choose by number")
 
 
 def _read_folder(folder: str, pick: Pick, policy: Policy) -> Clip:
     """Read a folder of pictures as a clip, ordered by the numbers in their names."""
+    _refuse_looks(pick, folder)
     path = admit_folder(folder, policy)
     files = [entry.name for entry in os.scandir(path) if entry.is_file() and entry.name[0] != "."]
     files.sort(key=lambda name: [(int(n), "") if n.isdigit() else (-1, n) for n in re.split(r"(\d+)", name)])
@@ -118,6 +135,7 @@ def _read_folder(folder: str, pick: Pick, policy: Policy) -> Clip:
 
 def _read_animation(picture: Image.Image, pick: Pick, name: str, policy: Policy) -> Clip:
     """Read an animated picture that FFmpeg does not decode; each frame says how long it is shown."""
+    _refuse_looks(pick, name)
     total: int = picture.n_frames  # type: ignore[attr-defined]
     indices = available(pick.choose(Timeline(total)), total, name)
     kept, clock = {}, 0.0

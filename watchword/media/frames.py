@@ -10,7 +10,7 @@ from PIL import Image
 
 from watchword.errors import MediaError, RequestError
 from watchword.media.gate import is_source
-from watchword.media.pick import Between, Pick, Segments
+from watchword.media.pick import Between, Pick, Scenes, Segments
 from watchword.media.timeline import Timeline
 
 __all__ = [
@@ -85,8 +85,12 @@ def available(indices: tuple[int, ...], total: int, name: str) -> tuple[int, ...
     return indices
 
 
-def note_of(pick: Pick, indices: tuple[int, ...]) -> str:
-    """What a user should know about a choice: that there were fewer frames than asked for."""
+def note_of(pick: Pick, indices: tuple[int, ...], timeline: Timeline | None = None) -> str:
+    """What a user should know about a choice: that there were fewer frames or scenes than asked for."""
+    if isinstance(pick, Scenes) and timeline is not None and len(indices) == pick.count:
+        scenes = len(pick.cuts(timeline)[1]) + 1
+        told = "1 scene" if scenes == 1 else f"{scenes} scenes"
+        return f"{told} found, {pick.count} asked for; the longest are divided" if scenes < pick.count else ""
     if pick.asked is None or len(indices) >= pick.asked:
         return ""
     frames = "1 frame" if len(indices) == 1 else f"{len(indices)} frames"

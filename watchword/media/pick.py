@@ -221,17 +221,22 @@ class Scenes:
 
     def choose(self, timeline: Timeline) -> tuple[int, ...]:
         """Cut at the strongest cuts; too few scenes are made more by halving the longest."""
-        windowed = self.start is not None or self.end is not None
-        part = timeline.within(*timeline.window(self.start, self.end)) if windowed else range(timeline.total)
+        part, cuts = self.cuts(timeline)
         if len(part) <= self.count:
             return tuple(part)
-        cuts = [i for i in timeline.cuts() if part[0] < i <= part[-1]]
         cuts.sort(key=lambda i: -timeline.changes[i])
         borders = sorted([part[0], *cuts[: self.count - 1], part[-1] + 1])
         while len(borders) <= self.count:
             length, left = max((right - left, left) for left, right in pairwise(borders))
             borders = sorted([*borders, left + length // 2])
         return tuple((left + right - 1) // 2 for left, right in pairwise(borders))
+
+    def cuts(self, timeline: Timeline) -> tuple[range, list[int]]:
+        """The part of the clip, and the frames in it before which the picture cuts."""
+        part = range(timeline.total)  # where there is no clock, there can be cuts
+        if (self.start, self.end) != (None, None):
+            part = timeline.within(*timeline.window(self.start, self.end))
+        return part, [i for i in timeline.cuts() if part[0] < i <= part[-1]] if part else []
 
 
 @dataclass(frozen=True)
@@ -336,7 +341,7 @@ def between(start: float | None, end: float | None, count: int) -> Between:
 def scenes(count: int, *, start: float | None = None, end: float | None = None) -> Scenes:
     """Choose the middle frame of each of the `count` scenes between the strongest cuts.
 
-    A clip with fewer cuts has its longest scenes halved. Every frame is decoded to find the cuts.
+    A clip with fewer has its longest scenes halved, and says so. Every frame is decoded to find the cuts.
     """
     return Scenes(count, start, end)
 
@@ -344,7 +349,5 @@ def scenes(count: int, *, start: float | None = None, end: float | None = None) 
 def segments(
     seconds: float, count: int = 8, *, start: float | None = None, end: float | None = None
 ) -> Segments:
-    """Choose `count` frames of each stretch of so many seconds, for films too long for one answer.
-
-    The last one may be shorter. `start` and `end` take a part of the film, as for `between`."""
+    """Choose `count` frames of each stretch of so many seconds, of a film or of a part as for `between`."""
     return Segments(seconds, count, start, end)

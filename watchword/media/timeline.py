@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from watchword.errors import MediaError, RequestError
 
-__all__ = ["Timeline", "check_count", "check_step", "check_window", "seconds_of"]
+__all__ = ["THUMB", "Timeline", "check_count", "check_step", "check_window", "seconds_of"]
 
 # A cut changes the picture by this much of the full range, and by this much more than is usual around it.
 CUT, CUT_RATIO, AROUND = 0.06, 4.0, 12
+THUMB = 32  # pixels of the square in which changes are measured
 
 
 @dataclass(frozen=True)

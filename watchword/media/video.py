@@ -22,13 +22,13 @@ from watchword.media.gate import Admitted, Policy
 from watchword.media.intact import defect
 from watchword.media.packets import IndexedTrack, Run, Survey, packets_from, survey
 from watchword.media.pick import Pick, Timeline
+from watchword.media.timeline import THUMB
 
 __all__ = ["FAST_EDGE", "read_video"]
 
 FAST_EDGE = 224  # pixels of the shorter edge after scaling in the decoder; what the vision towers take
 
 _SEEK = 6  # a seek costs about as much as decoding so many frames
-_THUMB = 32  # pixels of the square in which cuts are looked for
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _clip(
         fps=found.fps,
         rotation=decoded.rotation,
         colour=decoded.colour,
-        note=note_of(pick, indices) or _note_of_lost(found, timeline.total),
+        note=note_of(pick, indices, timeline) or _note_of_lost(found, timeline.total),
         timeline=timeline,
     )
 
@@ -302,7 +302,7 @@ def _decode(
                 if to_end and time is not None:
                     every_time.append(max(time, every_time[-1]) if every_time else time)
                 if looks:
-                    thumb = frame.to_ndarray(format="rgb24", width=_THUMB, height=_THUMB).astype(np.int16)
+                    thumb = frame.to_ndarray(format="rgb24", width=THUMB, height=THUMB).astype(np.int16)
                     changes.append(0.0 if before is None else float(np.abs(thumb - before).mean()) / 255)
                     before = thumb
                 seen += 1
