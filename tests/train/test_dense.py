@@ -1,6 +1,7 @@
 import numpy as np
 import torch
 
+from watchword.train import world
 from watchword.train.dense import CELLS, SPREAD, lesson
 from watchword.train.shapes import ACTIONS, frame_times, render, sample
 
@@ -38,3 +39,29 @@ def test_outline_adds_up_to_what_is_covered():
     assert torch.allclose(LESSON.outline.mean(dim=(2, 3)), COVERED.mean(dim=(2, 3)), atol=1e-5)
     top_left = COVERED[:, :, :14, :14].mean(dim=(2, 3))
     assert torch.allclose(LESSON.outline[:, :, 0].mean(dim=2), top_left, atol=1e-5)
+
+
+def test_a_lesson_of_the_wider_world_says_what_a_patch_shows_at_the_time():
+    worlds = world.sample(np.random.default_rng(3), 200)
+    times = np.repeat(frame_times(24, 8)[None], len(worlds), axis=0)
+    taught = lesson(worlds, times, world.render(worlds, times, 56)[1], 4)
+    state, row_of = worlds.state(times), {name: index for index, name in enumerate(world.ACTIONS)}
+    found = {name: 0 for name in ("turns", "becomes", "appears", "vanishes")}
+    for row in range(len(worlds)):
+        if worlds.count[row] > 1:
+            continue  # nobody shares a patch
+        x, y = state[row, 0, 0, :2]
+        patch, action = int(y * 4) * 4 + int(x * 4), int(worlds.action[row, 0])
+        seen, told, colour = (each[row, :, patch] for each in (taught.seen, taught.telling, taught.colour))
+        name = world.ACTIONS[action]
+        if name in found:
+            found[name] += 1
+            assert bool(told[-1]) == (name != "vanishes")
+            assert not told[0]
+        if action == row_of["becomes"]:
+            assert (colour[0], colour[-1]) == (worlds.colour[row, 0], worlds.becomes[row, 0])
+        if name in ("appears", "vanishes"):
+            assert [bool(seen[0]), bool(seen[-1])] == [name == "vanishes", name == "appears"]
+        if told.any():
+            assert (taught.action[row, :, patch][told] == action).all()
+    assert min(found.values()) > 2

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from watchword.shapes import Bool, Float, Int, Tensor
 from watchword.train.shapes import ACTIONS, COLOURS, MOST, SHAPES, Scenes
+from watchword.train.world import World
 
 SPREAD = 0.29
 """Standard deviation of a place that is uniform on the frame; brings regressions to unit size."""
@@ -38,19 +39,19 @@ class Lesson:
     outline: Float[Tensor, "B T N c"]  # the part of each small cell of the patch that shows an object
 
 
-def lesson(scenes: Scenes, times: np.ndarray, covered: Float[Tensor, "B T h w"], grid: int) -> Lesson:
+def lesson(scenes: Scenes | World, times: np.ndarray, covered: Float[Tensor, "B T h w"], grid: int) -> Lesson:
     """The targets for frames at these times, cut into grid x grid patches.
 
     Args:
         covered: the part of each pixel that shows an object, as `render` gives it.
     """
-    state = scenes.state(times)  # B T N 3
+    state, looks = scenes.state(times)[..., :3], scenes.looks(times)  # B T N 3
     edge = np.arange(grid) / grid
     corner = np.stack(np.meshgrid(edge, edge), axis=-1).reshape(-1, 1, 2)  # patches in rows: P 1 2, x y
     centre = state[:, :, None, :, :2]  # B T 1 N 2
     gap = np.maximum(np.maximum(corner - centre, centre - corner - 1 / grid), 0)
     near = np.hypot(gap[..., 0], gap[..., 1])  # of the patch to the centre, B T P N
-    touches = (near < 0.85 * state[:, :, None, :, 2]) & (np.arange(MOST) < scenes.count[:, None, None, None])
+    touches = (near < 0.85 * state[:, :, None, :, 2]) & looks.shown[:, :, None]
     far = np.hypot(*np.moveaxis(corner + 0.5 / grid - centre, -1, 0))
     owner = np.where(touches, near + 1e-3 * far, 9).argmin(axis=-1)  # B T P
     row = np.arange(len(scenes))[:, None, None]
@@ -62,12 +63,13 @@ def lesson(scenes: Scenes, times: np.ndarray, covered: Float[Tensor, "B T h w"],
     return Lesson(
         count=torch.from_numpy(scenes.count - 1),
         seen=torch.from_numpy(seen),
-        colour=torch.from_numpy(scenes.colour[row, owner]),
+        colour=torch.from_numpy(looks.colour[row, time, owner]),
         shape=torch.from_numpy(scenes.shape[row, owner]),
         place=torch.from_numpy((state[row, time, owner] - (0.5, 0.5, 0.15)) / (SPREAD, SPREAD, 0.05)).float(),
         action=torch.from_numpy(scenes.action[row, owner]),
         telling=torch.from_numpy(
-            seen & (moved.max(axis=-1) > 1) | seen & still & (time >= times.shape[1] // 2)
+            seen & ((moved.max(axis=-1) > 1) | looks.told[row, time, owner])
+            | seen & still & (time >= times.shape[1] // 2)
         ),
         change=torch.from_numpy(change[row, time, owner] / (SPREAD, SPREAD, 0.05)).float(),
         outline=outline(covered, grid),
@@ -131,10 +133,10 @@ class SightHeads(nn.Module):
 class MotionHeads(nn.Module):
     """Reads the language model's states at visual positions: what has the object done so far."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, actions: int = len(ACTIONS)) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.read = nn.Linear(width, len(ACTIONS) + 3)
+        self.read = nn.Linear(width, actions + 3)
 
     def forward(self, states: Float[Tensor, "B T P D"], target: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and the share of right answers; the class token comes first."""

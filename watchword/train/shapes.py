@@ -121,6 +121,26 @@ class Scenes:
         radius = self.radius[:, None, :, :1] * (1 - p) + self.radius[:, None, :, 1:] * p
         return np.concatenate([centre, radius], axis=-1)
 
+    def looks(self, times: np.ndarray) -> "Looks":
+        """What everyone looks like at these times: always the same."""
+        there = np.broadcast_to(self.radius[:, None, :, 0] > 0, (*times.shape, MOST))
+        return Looks(there, np.broadcast_to(self.colour[:, None], there.shape), np.zeros_like(there))
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What objects look like at some times, all B T N.
+
+    Attributes:
+        shown: whether they are to be seen.
+        colour: index into COLOURS.
+        told: whether their looks, and those before, tell what they do; movement tells besides.
+    """
+
+    shown: np.ndarray
+    colour: np.ndarray
+    told: np.ndarray
+
 
 PATTERNS = ("plain", "gradient", "stripes", "noise")
 

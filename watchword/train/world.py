@@ -114,6 +114,15 @@ class World:
         seen = np.where(doing == ACTIONS.index("vanishes"), 1 - p, seen)
         return np.stack([*np.moveaxis(centre, -1, 0), radius, self.turn[:, None] * p, new, seen], axis=-1)
 
+    def looks(self, times: np.ndarray) -> shapes.Looks:
+        """What everyone looks like at these times."""
+        *_, new, seen = np.moveaxis(self.state(times), -1, 0)
+        there = (seen > 0.5) & (self.radius[:, None, :, 0] > 0)
+        own = np.isin(self.action, [ACTIONS.index(name) for name in ("turns", "becomes", "appears")])
+        told = own[:, None] & (self.progress(times) >= 0.5)
+        colour = np.where(new > 0, self.becomes[:, None], self.colour[:, None])
+        return shapes.Looks(there, colour, told & there)
+
 
 def sample(rng: np.random.Generator, number: int, *, still: bool = False) -> World:
     """That many worlds, in which nothing touches anything else or the border.
