@@ -36,8 +36,9 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
 
 
 def test_ask_prints_the_answer_alone_and_all_else_on_standard_error(capsys, clip, checkpoint):
-    code, out, err = run(capsys, "ask", clip, "What happens?", "--model", checkpoint, "--max-tokens", 4)
-    answer = watchword.load(checkpoint).ask(clip, "What happens?", max_tokens=4)
+    four = ("--max-tokens", 4, "--min-new-tokens", 4)
+    code, out, err = run(capsys, "ask", clip, "What happens?", "--model", checkpoint, *four)
+    answer = watchword.load(checkpoint).ask(clip, "What happens?", max_tokens=4, min_new_tokens=4)
     assert (code, out) == (0, answer.text + "\n")
     assert f"watchword: {checkpoint} answers (video_llava, float32 on " in err
     assert "note: cut off after 4 tokens; --max-new-tokens allows more" in err

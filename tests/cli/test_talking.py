@@ -110,7 +110,7 @@ def test_chat_talks_and_obeys(capsys, clip, checkpoint, monkeypatch, tmp_path):
     first, second = chat.ask("What?", max_tokens=4), chat.ask("Why?", clip, max_tokens=4)
     assert (code, out) == (0, f"{first.text}\n{second.text}\n")
     for words in (
-        "/media PATH", "answer 4; first token after", "1 turns; kept", "/media: which file?",
+        "/media PATH", "; first token after", "1 turns; kept", "/media: which file?",
         "a video, 3 of 12 frames", "2 turns", "/dance: unknown; /help", "MediaError: gone.mp4: no such file",
         "No such file or directory", "forgotten", "0 turns; kept",
     ):  # fmt: skip

@@ -148,7 +148,7 @@ def test_ask_tells_the_time_of_the_first_settled_token_of_beams(pipeline):
 
 def test_ask_ends_at_the_end_token(pipeline):
     model = pipeline("llava")
-    ids = model.ask(PICTURE, QUESTION, max_tokens=4)
+    ids = model.ask(PICTURE, QUESTION, max_tokens=4, min_new_tokens=4)
     everything = tuple(range(model.model.config.text_config.vocab_size))
     answer = model.ask(PICTURE, QUESTION, max_tokens=4, eos_token_id=list(everything))
     assert (answer.ended, answer.tokens["answer"]) == (True, 1)

@@ -130,13 +130,14 @@ def test_a_third_turn_reuses_the_prompt_and_the_answers(pipeline, clip):
 def test_a_full_conversation_is_an_error_or_forgets_its_oldest_turns(pipeline, clip):
     model = pipeline("llava")
     strict, mild = model.chat(clip), model.chat(clip, overflow="drop_oldest")
-    turns = (strict.ask("What do you see in this video?", max_tokens=30) for _ in range(20))
+    how = {"max_tokens": 30, "min_new_tokens": 30}
+    turns = (strict.ask("What do you see in this video?", **how) for _ in range(20))
     with pytest.raises(
         CapacityError, match=r"the conversation has \d+ tokens; .* has 300 positions; begin a"
     ):
         list(turns)
     assert 1 < len(strict.history) < 20
-    answers = [mild.ask("What do you see in this video?", max_tokens=30) for _ in range(12)]
+    answers = [mild.ask("What do you see in this video?", **how) for _ in range(12)]
     assert len(mild.history) == 12
     assert any("left out the oldest" in note for note in answers[-1].notes)
     assert all(answer.tokens["prompt"] + 30 <= 300 for answer in answers)

@@ -58,6 +58,24 @@ def test_a_second_question_looks_at_nothing(fresh, clip, kind):
     assert (second.tokens["reused"] > 0) == (kind == "llava")
 
 
+def test_t5_s_whole_prompt_is_known_again_and_nothing_less(fresh, clip):
+    model = fresh("blip-t5")
+    first = told(model, clip, QUESTION)
+    looks, runs = towers(model), []
+    model.model.language_model.encoder.register_forward_hook(lambda *given: runs.append(1))
+    for settings in ({}, {"beams": 3, "logprobs": None}, {"temperature": 2.0, "seed": 1}):
+        again = model.ask(clip, QUESTION, **{"max_tokens": 12, "logprobs": 0, **settings})
+        assert again.tokens["reused"] == again.tokens["prompt"]
+        cold = fresh("blip-t5").ask(clip, QUESTION, **{"max_tokens": 12, "logprobs": 0, **settings})
+        assert again.text == cold.text
+    model.rank(clip, QUESTION, ["people", "the cat"])
+    assert (looks, runs) == ([], [])
+    assert numbers(told(model, clip, QUESTION)) == numbers(first)
+    for changed in (("Why?", {}), (QUESTION, {"frames": 2}), (QUESTION, {"scope": "other"})):
+        assert told(model, clip, changed[0], **changed[1]).tokens["reused"] == 0
+    assert len(runs) == 3
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_warm_runs_equal_warm_runs_exactly(fresh, clip, kind):
     model = fresh(kind)

@@ -279,7 +279,7 @@ class Engine:
             self._go_on(company[0])
 
     def _go_on(self, entry: Entry | Scoring, logits: Tensor | None = None) -> None:
-        """Run the next piece, unless there are scores behind it already, and see where the request is then."""
+        """Run the next piece, unless its scores are there already, and see where the request is then."""
         ticket = entry.ticket
         try:
             if isinstance(entry, Scoring):
