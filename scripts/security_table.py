@@ -44,8 +44,9 @@ and nothing of what was read.
   while decoding.
 - **The child process**: a namespace without network, a filter of system calls (no file can be opened, no connection
   or process made), and limits of memory, seconds and open files; each where the system allows it.
-  `watchword.media.sandbox.walls()` says which stand on this machine. It costs 0.3 s or more a medium (see
-  benchmarks/video_reading.md).
+  `watchword doctor` says which stand on this machine. It costs 0.25 s or more a medium (see
+  benchmarks/video_reading.md). Without a `STRICT` policy it is switched on by `--sandbox`, `load(..., sandbox=True)` or
+  `read_frames(..., sandbox=True)`.
 
 Two thousand files with flipped bytes (`tests/media/mutate.py`) and files cut off at every structure are read or
 refused as well; none ends the process. A transport stream, a raw stream or a GIF that is cut off between two frames
