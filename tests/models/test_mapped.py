@@ -31,11 +31,8 @@ def test_a_model_mostly_on_disk_answers_as_in_memory(kind, tmp_path):
     parts = {"": "disk", bridge: "cpu", "language_model.lm_head": "disk"}
     plain = watchword.load(folder)
     away = watchword.load(folder, device_map=parts, offload_folder=tmp_path / "disk")
-    for way in ({}, {"num_beams": 2}):
-        assert (
-            away.ask(PICTURE, "What?", max_tokens=4, **way).texts
-            == plain.ask(PICTURE, "What?", max_tokens=4, **way).texts
-        )
+    found, wanted = (model.ask(PICTURE, "What?", max_tokens=3).texts for model in (away, plain))
+    assert found == wanted
     here = {name for name, parameter in away.model.named_parameters() if not parameter.is_meta}
     assert {name.partition(".")[0] for name in here} <= {bridge, "query_tokens"}
     assert away.device == torch.device("cpu")
@@ -55,7 +52,9 @@ def test_documented_classes_take_maps(tmp_path):
     torch.testing.assert_close(away(inputs_embeds=embeds).logits, plain(ids).logits, rtol=0, atol=0)
     assert away.generate(ids, max_new_tokens=4).tolist() == plain.generate(ids, max_new_tokens=4).tolist()
     assert away.device == torch.device("cpu")
-    with pytest.raises(RequestError, match=r"save_pretrained: \d+ tensors are offloaded, the first is 'l"):
+    with pytest.raises(
+        RequestError, match=r"save_pretrained: \d+ tensors are offloaded, the first is 'image_tower"
+    ):
         away.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
 

@@ -18,6 +18,10 @@ PICTURE = torch.arange(30 * 30 * 3).reshape(30, 30, 3).to(torch.uint8)
             {"parallel": "tensor", "quantize": "int8"},
             "parallel='tensor' and quantize: not implemented together",
         ),
+        (
+            {"device_map": {"": "cpu", "video_tower": "disk"}, "offload_folder": "away", "quantize": "int8"},
+            "quantize 'int8' on several devices: not implemented",
+        ),
         ({"device_map": "auto", "adapter": "there"}, "device_map and adapter: not implemented together"),
         ({"device_map": "auto", "compile": True}, "device_map and compile: not implemented together"),
         ({"device_map": "auto", "device": "cpu"}, "device 'cpu' and device_map: both say where"),
@@ -27,7 +31,8 @@ PICTURE = torch.arange(30 * 30 * 3).reshape(30, 30, 3).to(torch.uint8)
         ({"max_memory": {"cpu": 1}}, "max_memory with device_map .*: only spreading asks for it"),
     ],
 )
-def test_load_refuses_what_contradicts_itself(checkpoint, more, message):
+def test_load_refuses_what_contradicts_itself(checkpoint, tmp_path, monkeypatch, more, message):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=message):
         watchword.load(checkpoint("llava"), **more)
 

@@ -131,7 +131,7 @@ def homes(
     elif isinstance(device_map, Mapping):
         parts = {str(name): _checked(where) for name, where in device_map.items()}
     else:
-        parts = {"": chosen_device(device_map, "device_map")}  # type: ignore[arg-type]
+        parts = {"": chosen_device(device_map, "device_map")}
     if max_memory is not None and not (isinstance(device_map, str) and device_map in STRATEGIES):
         raise ConfigError(
             f"max_memory with device_map {device_map!r}: only spreading asks for it; use device_map='auto'"
@@ -256,7 +256,7 @@ def import_accelerate(why: str) -> None:
 
 def _checked(where: object) -> Device:
     """A device of an explicit map: "disk", or one that is here."""
-    return "disk" if where == "disk" else chosen_device(where, "device_map")  # type: ignore[arg-type]
+    return "disk" if where == "disk" else chosen_device(where, "device_map")
 
 
 def _fits(model: nn.Module, dtype: torch.dtype) -> bool:
@@ -268,17 +268,17 @@ def _fits(model: nn.Module, dtype: torch.dtype) -> bool:
 def _main(parts: Mapping[str, Device]) -> torch.device:
     """Where offloaded parts are run: the first card of the map, or the host."""
     cards = [where for where in parts.values() if str(where) not in ("cpu", "disk")]
-    return torch.device(cards[0] if cards else "cpu")  # type: ignore[arg-type]
+    return torch.device(cards[0] if cards else "cpu")
 
 
 def _home(model: nn.Module, parts: Mapping[str, Device]) -> torch.device:
     """Where the text model's embedding runs; a model that is in one place is at home there."""
     if list(parts) == [""]:
-        return torch.device(parts[""])  # type: ignore[arg-type]
+        return torch.device(parts[""])
     table = model.language_model.get_input_embeddings()
     name = next(name for name, module in model.named_modules() if module is table)
     where = _of(parts, name)
-    return _main(parts) if str(where) in ("cpu", "disk") else torch.device(where)  # type: ignore[arg-type]
+    return _main(parts) if str(where) in ("cpu", "disk") else torch.device(where)
 
 
 def _on_disk(parts: Mapping[str, Device], folder: Path | None) -> None:

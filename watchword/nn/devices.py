@@ -11,7 +11,7 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
 
 
-def chosen_device(asked: str | int | torch.device, what: str = "device") -> torch.device:
+def chosen_device(asked: object, what: str = "device") -> torch.device:
     """The device asked for, tried; "auto" takes the best there is.
 
     Args:
@@ -24,7 +24,7 @@ def chosen_device(asked: str | int | torch.device, what: str = "device") -> torc
     if asked == "auto":
         return best_device()
     try:
-        device = torch.device(asked)
+        device = torch.device(asked)  # type: ignore[call-overload]
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0]

@@ -37,6 +37,10 @@ def checked_device(device: str | torch.device, more: Mapping[str, Any], **others
     if len(given) == 2:
         raise ConfigError("parallel='tensor' and device_map: both say where the model goes; give one of them")
     others = {**others, "compile": compiled or None}
+    if device_map is not None:
+        others.pop(
+            "quantize", None
+        )  # goes with one device, whatever the map is called; checked where it is read
     if given and (also := [name for name, value in others.items() if value is not None]):
         raise ConfigError(
             f"{given[0]} and {also[0]}: not implemented together; expected one of them; leave the other out"
