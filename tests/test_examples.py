@@ -11,6 +11,7 @@ SAID = {
     "02_ask_about_a_picture.py": "Two.",
     "03_stream.py": "The blue circle grows and the white square moves left.",
     "04_documented_classes.py": "The green cross moves down.",
+    "05_fine_tune.py": "The yellow square grows.",
 }
 
 

@@ -119,6 +119,15 @@ def test_an_adapter_learns_beside_the_model(family, checkpoints, pictures, tmp_p
     assert any(name.startswith("qformer.") for name in values) == (len(target) == 2)
 
 
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_an_adapter_learns_over_quantized_weights_that_stay(checkpoints, pictures, tmp_path, bits):
+    settings = QUICK | {"rate": 1e-2, "steps": 8, "quantize": bits, "rank": 4}
+    found = train.run(pictures, model=checkpoints("video_llava"), out=tmp_path, recipe="qlora", **settings)
+    shard = files.Shard(found.model / "adapter_model.safetensors")
+    assert all(shard.read(name).any() for name in shard.names if ".lora_B." in name)  # the lowest layers' too
+    assert np.mean(losses(tmp_path)[-2:]) < 0.9 * losses(tmp_path)[0]
+
+
 def formats(folder):
     """The same six examples in every form."""
     entries = material.lines(folder / "media", 6)
