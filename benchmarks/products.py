@@ -3,9 +3,9 @@
     python benchmarks/products.py                          # everything: two minutes on two cores
     python benchmarks/products.py --forms int8 --layers-only
 
-Each line is a JSON object. `of_memory` is what must be read once (packed weights, scales, keys and values)
-over the time, as a share of the timed read of 1 GiB in the same run; `of_matrix` the operations over the time, as
-a share of the rate of a large matrix product of the format's type.
+Each line is a JSON object. `of_memory` is what must be read once (packed weights, scales, keys and
+values) over the time, as a share of the timed read of 1 GiB in the same run; `of_matrix` the operations over
+the time, as a share of the rate of a large matrix product of the format's type.
 """
 
 import argparse

@@ -1,13 +1,18 @@
 """The laws of the engine hold on quantized models too."""
 
 import pytest
+import torch
 
 import watchword
 from watchword.errors import CapacityError
+from watchword.generation.cache import KVCache
 from watchword.nn.memory import Memory
 
 FORMS = ("int8", "int4", "nf4")
 QUESTIONS = ("What?", "What happens in the clip?", "Where is it, and why?")
+
+STATED = {"int8": 0.03, "int4": 0.15, "nf4": 0.15}
+"""Relative error of the embedded model's logits against float32, as docs/quantization.md says."""
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +68,33 @@ def test_too_little_memory_is_told_before_reading(checkpoint, monkeypatch):
     with pytest.raises(CapacityError, match=r"needs about .*, and this test's limit is 0\.0 MiB"):
         watchword.load(checkpoint("llava"), quantize="int8", device="cpu")
     assert not read
+
+
+@pytest.fixture(scope="module")
+def exact_logits():
+    return logits(watchword.load(device="cpu"))
+
+
+def logits(pipeline) -> torch.Tensor:
+    ids = torch.randint(6, 240, (4, 24), generator=torch.Generator().manual_seed(0))
+    text = pipeline.model.language_model
+    cache = KVCache(text.cache_spec, 4, capacity=24)
+    with torch.no_grad():
+        return text.extend(ids, torch.full((4,), 24), cache)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_embedded_model_stays_within_the_stated_error(exact_logits, form):
+    got = logits(watchword.load(quantize=form, device="cpu"))
+    assert (got - exact_logits).norm() < STATED[form] * exact_logits.norm()
+
+
+@pytest.mark.parametrize("form", ["int8", "int4", "nf4", "fp4"])
+def test_slow_products_answer_as_fast_ones(monkeypatch, form):
+    """What machines without fast products do."""
+    fast = logits(watchword.load(quantize=form, device="cpu"))
+    monkeypatch.setattr("watchword.nn.quantized.int8_product", lambda device: "dense")
+    monkeypatch.setattr("watchword.nn.nibbles.packing", lambda: None)
+    slow = watchword.load(quantize=form, device="cpu")
+    assert set(slow.model.quantization.operators.values()) == {"dense"}
+    assert (logits(slow) - fast).norm() < 0.02 * fast.norm()

@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 
@@ -61,6 +63,21 @@ def test_recipe_has_groups_for_int4_alone():
     model = torch.nn.ModuleDict({"language_model": torch.nn.ModuleDict({"a": torch.nn.Linear(40, 2)})})
     with pytest.raises(ConfigError, match=r"language_model\.a: group size 64 does not divide its 40 inputs"):
         quantize.plan(model, quantize.Recipe("int4", group=64))
+
+
+def test_dense_weights_do_not_pile_up_while_loading(tmp_path, monkeypatch):
+    alive, most = [], []
+    plain = quantize.Recipe.linear
+
+    def counted(self, form, weight, path):
+        alive.append(weakref.ref(weight))
+        most.append(sum(one() is not None for one in alive))
+        return plain(self, form, weight, path)
+
+    monkeypatch.setattr(quantize.Recipe, "linear", counted)
+    pipeline.load(folders.video_llava(tmp_path), quantize="int8", device="cpu")
+    assert len(most) > 40
+    assert max(most) <= 2
 
 
 def test_load_quantizes_on_one_device_only(tmp_path):

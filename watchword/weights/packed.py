@@ -62,9 +62,9 @@ def quantizing(
     """
     shapes = {name: tuple(one.shape) for name, one in model.named_parameters()}
     described = getattr(model.config, "quantization_config", None)
-    if described is None and recipe is None:
-        return placing, files
     if described is None:
+        if recipe is None:
+            return placing, files
         place = Quantizing(model, recipe, placing)
         check_room(shapes, dtype, place.plan, placing.device, files.folder)
         return place, files
