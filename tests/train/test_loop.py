@@ -1,9 +1,15 @@
 import csv
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from watchword.train.lessons import Look
+import watchword
+from watchword.train import topics
+from watchword.train.exam import examiner
+from watchword.train.folder import write_folder
+from watchword.train.lessons import Lessons, Look
 from watchword.train.loop import Run, Stage, train
 from watchword.train.student import Student, step_size
 
@@ -67,8 +73,6 @@ def test_step_size_climbs_then_falls():
 
 
 def test_training_lowers_the_labels_loss():
-    from watchword.train.lessons import Lessons
-
     torch.manual_seed(0)
     student = Student(LOOK)
     batch = next(iter(Lessons(0, 0, clips=4, look=LOOK, asks=True)))
@@ -81,3 +85,29 @@ def test_training_lowers_the_labels_loss():
         optimizer.step()
         losses.append(report["video_loss"])
     assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("picture", [False, True])
+def test_the_wider_world_is_learned_from_as_well(picture, tmp_path):
+    look = replace(LOOK, wide=True)
+    torch.manual_seed(0)
+    student = Student(look)
+    lessons = Lessons(0, 0, clips=2, look=look, asks=True, free=True)
+    batch = lessons.batch(np.random.default_rng(0), picture)
+    assert batch.pack.part.max() > 4
+    assert (batch.pack.labels == look.ids["</s>"]).sum() > (batch.pack.ids == look.ids["</s>"]).sum()  # talks
+    optimizer = torch.optim.AdamW(student.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(12):
+        loss, report = student.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(report["picture_loss" if picture else "video_loss"])
+    assert losses[-1] < 0.7 * losses[0]
+    found = examiner(look, clips=6)(student)
+    assert {f"exact_{kind}" for kind in topics.CLIPS} == set(found)
+    if picture:
+        write_folder(student.model, tmp_path, look)
+        model = watchword.load(tmp_path)
+        assert model.words.text.encode("vanishes")[-1] == look.ids["vanishes"]

@@ -36,11 +36,14 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="one is fastest beside other work on two cores"
     )
+    parser.add_argument(
+        "--wide", action="store_true", help="learn the wider world instead, whose course is not settled yet"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    look = Look()
+    look = Look(wide=options.wide)
     run = Run(options.out, Student(look))
     train(run, STAGES, seed=options.seed, look=look, examine=examiner(look))
     write_folder(run.student.model, options.folder or options.out / "video-llava", look)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from watchword.train import questions, words
+from watchword.train import questions, topics, world
 from watchword.train.lessons import SHOTS, Look, normalised
 from watchword.train.packing import answered, opening, pack
 from watchword.train.shapes import frame_times, render, sample
@@ -20,13 +20,14 @@ def examiner(look: Look, *, clips: int = 200, seed: int = 99) -> Callable[[Stude
     decoding gives.
     """
     rng = np.random.default_rng((seed, 0))
-    scenes = sample(rng, clips)
+    scenes = world.sample(rng, clips) if look.wide else sample(rng, clips)
+    asks = topics.CLIPS if look.wide else questions.KINDS
     times = np.stack([frame_times(int(frames), look.frames) for frames in rng.integers(*SHOTS, clips)])
-    pixels, _ = render(scenes, times, look.side)
-    ids = words.vocabulary()
+    pixels, _ = (world.render if look.wide else render)(scenes, times, look.side)
+    ids = look.ids
     asked, kinds = [], []
     for row in range(clips):
-        pairs = [(kind, questions.ask(kind, scenes.things(row), rng)) for kind in questions.KINDS]
+        pairs = [(kind, ask(scenes.things(row), rng)) for kind, ask in asks.items()]
         asked.append([pair for _, pair in pairs if pair])
         kinds.append([kind for kind, pair in pairs if pair])
     start = opening(ids, "<video>", look.frames * (look.grid**2 + 1))
@@ -37,7 +38,7 @@ def examiner(look: Look, *, clips: int = 200, seed: int = 99) -> Callable[[Stude
         student.eval()
         logits, _ = student.answers(rows, student.features(clip_pixels)[1])
         student.train()
-        right: dict[str, list[bool]] = {kind: [] for kind in questions.KINDS}
+        right: dict[str, list[bool]] = {kind: [] for kind in asks}
         for names, good in zip(kinds, answered(logits, rows)):
             for kind, value in zip(names, good):
                 right[kind].append(value)

@@ -12,10 +12,12 @@ from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
 from watchword.shapes import Float, Tensor
-from watchword.train import questions, words
+from watchword.train import questions, topics, wordings, words, world
 from watchword.train.dense import Lesson, lesson
-from watchword.train.packing import Pack, opening, pack, quiz
-from watchword.train.shapes import Scenes, frame_times, render, sample
+from watchword.train.packing import Pack, opening, pack, pack_talks, quiz
+from watchword.train.shapes import Scenes, Thing, frame_times, render, sample
+from watchword.train.talks import Talk, talk
+from watchword.train.world import World
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
@@ -24,6 +26,8 @@ SHOTS = (16, 49)
 
 EXTRA = ("does", "does", "happens", "size", "exists", "listing", "who", "stirs", "direction")
 """Kinds from which each clip gets three more questions, besides one of each kind that is measured."""
+WIDE_PICTURE, WIDE_CLIP = 6, 11
+"""Kinds of the wider world that a picture, or a clip, is asked by; some admit no question."""
 FREE_EXTRA = (*EXTRA, "changes")
 """The same where questions are freely worded."""
 
@@ -44,11 +48,18 @@ class Batch:
 
 @dataclass(frozen=True)
 class Look:
-    """How the model sees: side of the square frames, side of a patch, frames of a clip."""
+    """How the model sees, and what: side of the square frames, side of a patch, frames of a clip; the first
+    world, or the wider one."""
 
     side: int = 56
     patch: int = 14
     frames: int = 8
+    wide: bool = False
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """The vocabulary."""
+        return words.vocabulary(wide=self.wide)
 
     @property
     def grid(self) -> int:
@@ -92,32 +103,49 @@ class Lessons(IterableDataset[Batch]):
         """One batch, drawn from this generator."""
         # To learn to see, many different frames teach more than eight of a clip.
         single = picture or not self.asks
-        scenes = sample(rng, self.clips * (2 if picture else 1 if self.asks else 4))
+        number = self.clips * (2 if picture else 1 if self.asks else 4)
+        wide = self.look.wide
+        scenes = world.sample(rng, number, still=picture) if wide else sample(rng, number)
         if single:
             times = rng.random((len(scenes), 1))
         else:
             times = np.stack(
                 [frame_times(int(frames), self.look.frames) for frames in rng.integers(*SHOTS, len(scenes))]
             )
-        pixels, covered = render(scenes, times, self.look.side)
+        pixels, covered = (world.render if wide else render)(scenes, times, self.look.side)
         rows = self.questions(scenes, rng, picture) if self.asks else None
         return Batch(normalised(blemished(pixels, rng)), lesson(scenes, times, covered, self.look.grid), rows)
 
-    def questions(self, scenes: Scenes, rng: np.random.Generator, picture: bool) -> Pack:
+    def questions(self, scenes: Scenes | World, rng: np.random.Generator, picture: bool) -> Pack:
         """Questions for each scene, in an order that does not matter since none sees another."""
-        ids = words.vocabulary()
+        ids = self.look.ids
         per_frame = self.look.grid**2
         start = (
             opening(ids, "<image>", per_frame)
             if picture
             else opening(ids, "<video>", self.look.frames * (per_frame + 1))
         )
+        if self.look.wide:
+            asked = [wide_quiz(scenes.things(row), rng, picture, self.free) for row in range(len(scenes))]
+            return pack_talks(asked, start, ids)
         extra = FREE_EXTRA if self.free else EXTRA
         rows = []
         for row in range(len(scenes)):
             kinds = questions.STILL if picture else (*questions.MAIN, *rng.choice(extra, 3, replace=False))
             rows.append(quiz(scenes.things(row), kinds, rng, free=self.free))
         return pack(rows, start, ids)
+
+
+def wide_quiz(things: list[Thing], rng: np.random.Generator, picture: bool, free: bool) -> list[Talk]:
+    """Questions about the wider world, each of another kind, and a conversation if worded freely."""
+    kinds = topics.PICTURES if picture else topics.CLIPS
+    chosen = rng.permutation(list(kinds))[: WIDE_PICTURE if picture else WIDE_CLIP]
+    found = [kinds[kind](things, rng) for kind in chosen]
+    talks = [(one,) for one in found if one is not None]
+    if free:
+        talks = [((wordings.reword(ask, rng, wordings.WIDER), answer),) for ((ask, answer),) in talks]
+        talks.append(talk(things, rng, turns=int(rng.integers(2, 5)), kinds=kinds))
+    return [tuple((wordings.roughen(ask, rng), answer) for ask, answer in one) for one in talks]
 
 
 def blemished(pixels: Float[Tensor, "B T 3 h w"], rng: np.random.Generator) -> Float[Tensor, "B T 3 h w"]:

@@ -11,10 +11,11 @@ from watchword.hf.video_llava import VideoLlavaForConditionalGeneration
 from watchword.models.llama import Llama
 from watchword.nn.trace import Trace
 from watchword.shapes import Float, Tensor
-from watchword.train import words
+from watchword.train import world
 from watchword.train.dense import MotionHeads, OutlineHead, SightHeads
 from watchword.train.lessons import Batch, Look
 from watchword.train.packing import Pack, Packed, answered
+from watchword.train.shapes import ACTIONS
 
 TAPS = (1, -2)
 """Vision layers that outlines and everything else are taught on; the second is the one the language model
@@ -28,7 +29,7 @@ WEIGHTS = {"outline": 3.0, "sight": 0.3, "motion": 0.5}
 
 def demo_config(look: Look) -> VideoLlavaConfig:
     """Video-LLaVA at 1/4000 of its size."""
-    ids = words.vocabulary()
+    ids = look.ids
     return VideoLlavaConfig(
         vision_config={
             "model_type": "clip_vision_model",
@@ -73,12 +74,13 @@ class Student(nn.Module):
         super().__init__()
         config = demo_config(look)
         self.model = VideoLlavaForConditionalGeneration(config)
-        begin(self.model)
+        begin(self.model, look.ids)
         self.model.image_tower = self.model.video_tower
         width = config.vision_config.hidden_size
         self.outline = OutlineHead(width)
         self.sight = SightHeads(width)
-        self.motion = MotionHeads(config.text_config.hidden_size)
+        actions = world.ACTIONS if look.wide else ACTIONS
+        self.motion = MotionHeads(config.text_config.hidden_size, len(actions))
 
     def features(
         self, pixels: Float[Tensor, "B T 3 h w"]
@@ -137,7 +139,7 @@ def reader(model: VideoLlavaForConditionalGeneration) -> Llama:
     return text
 
 
-def begin(model: VideoLlavaForConditionalGeneration) -> None:
+def begin(model: VideoLlavaForConditionalGeneration, ids: dict[str, int]) -> None:
     """First weights for so narrow a model: each linear keeps its input's size, and what adds to a stream
     adds little."""
     for name, module in model.named_modules():
@@ -149,7 +151,7 @@ def begin(model: VideoLlavaForConditionalGeneration) -> None:
             )
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.1 if "position" in name else 0.5)
-    ids, table = words.vocabulary(), reader(model).get_input_embeddings().weight
+    table = reader(model).get_input_embeddings().weight
     with torch.no_grad():
         for word, index in ids.items():
             if word.lower() in ids and word.lower() != word:
