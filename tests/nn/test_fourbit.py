@@ -76,6 +76,29 @@ def test_four_bit_state_survives_packing_moving_and_copying(operator, form):
     assert all(torch.equal(half.state_dict()[name], state[name]) for name in made.stored)
 
 
+@pytest.mark.parametrize("form", ["nf4", "fp4"])
+def test_product_of_bitsandbytes_gets_what_it_needs(monkeypatch, form):
+    """A stand-in that reads codes as the library does; the real one was tried by hand on a CPU."""
+
+    class Library:
+        class functional:
+            QuantState = dict
+
+        @staticmethod
+        def matmul_4bit(x, weight, quant_state):
+            bytes_ = weight.t().flatten()
+            codes = torch.stack((bytes_ >> 4, bytes_ & 15), dim=1).flatten().int()
+            scale = quant_state["absmax"].repeat_interleave(quant_state["blocksize"])
+            return x @ (quant_state["code"][codes] * scale).view(quant_state["shape"]).t().to(quant_state["dtype"])
+
+    made, _ = linear(form)
+    x = torch.randn(2, 128)
+    wanted = x @ made.dense().t() + made.bias
+    monkeypatch.setattr(fourbit, "bitsandbytes", lambda: Library)
+    monkeypatch.setattr(BlockLinear, "operator", "bitsandbytes")
+    assert torch.allclose(made(x), wanted, atol=1e-4)
+
+
 def test_few_and_many_rows_give_the_same():
     if nibbles.packing() is None:
         pytest.skip("this machine does not pack")

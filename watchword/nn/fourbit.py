@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -82,13 +83,16 @@ class FourBitLinear(nn.Module):
             return Through.apply(x, self)
         self.settle()
         flat = x.flatten(0, -2)
-        if self.planes is None:
-            parts = [F.linear(flat, part.to(x.dtype)) for part in self.rows()]
-            out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-        else:
-            out = nibbles.product(flat, self.planes)[:, : self.out_features]
+        out = self.multiply(flat)
         out = out if self.bias is None else out + self.bias
         return out.unflatten(0, x.shape[:-1])
+
+    def multiply(self, x: Float[Tensor, "M K"]) -> Float[Tensor, "M N"]:
+        """The product without the bias."""
+        if self.planes is not None:
+            return nibbles.product(x, self.planes)[:, : self.out_features]
+        parts = [F.linear(x, part.to(x.dtype)) for part in self.rows()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def dense(self) -> Float[Tensor, "N K"]:
         """The weights that the products stand for, in float32."""
@@ -231,6 +235,23 @@ class BlockLinear(FourBitLinear):
         """Values of a row that share a scale wherever the row begins; 0 where blocks begin anywhere."""
         return next((g for g in nibbles.GROUPS[::-1] if self.block % g == 0 and self.in_features % g == 0), 0)
 
+    @property
+    def operator(self) -> str:
+        """The product in use; on a GPU that of bitsandbytes, where it is installed."""
+        theirs = self.weight.device.type == "cuda" and bitsandbytes() is not None
+        return "bitsandbytes" if theirs else super().operator
+
+    def multiply(self, x: Float[Tensor, "M K"]) -> Float[Tensor, "M N"]:
+        """The product without the bias."""
+        if self.operator != "bitsandbytes":
+            return super().multiply(x)
+        library = bitsandbytes()
+        state = library.functional.QuantState(
+            absmax=self.absmax, shape=torch.Size((self.out_features, self.in_features)), dtype=x.dtype,
+            code=torch.tensor(CODES[self.form], device=x.device), blocksize=self.block, quant_type=self.form,
+        )  # fmt: skip
+        return library.matmul_4bit(x, self.weight.t(), quant_state=state)
+
     def plain(self) -> UInt8[Tensor, "half 1"]:
         """The codes, two in a byte."""
         layout = nibbles.packing()
@@ -261,6 +282,16 @@ class BlockLinear(FourBitLinear):
         plain = self.plain().flatten()
         codes = torch.stack((plain >> 4, plain & 15), dim=-1).flatten()
         return codes[: self.in_features * self.out_features].unflatten(0, (self.out_features, -1))
+
+
+@cache
+def bitsandbytes() -> Any:
+    """The library, if it is installed."""
+    try:
+        import bitsandbytes as library
+    except ImportError:
+        return None
+    return library
 
 
 def high_first(codes: UInt8[Tensor, "N"]) -> UInt8[Tensor, "half 1"]:
