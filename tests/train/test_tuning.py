@@ -174,7 +174,7 @@ def test_a_run_from_parquet_lowers_the_loss(checkpoints, tmp_path):
     ]  # fmt: skip
     parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "d.parquet")
     ask = {"model": checkpoints("video_llava"), "out": tmp_path / "run", "recipe": "language", "steps": 8}
-    train.run(tmp_path / "d.parquet", **ask, **QUICK | {"workers": 1})
+    train.run(tmp_path / "d.parquet", **ask, **QUICK | {"workers": 1, "rate": 1e-2})
     found = losses(tmp_path / "run")
     assert np.mean(found[-2:]) < 0.7 * found[0]
 
