@@ -89,7 +89,9 @@ def test_product_of_bitsandbytes_gets_what_it_needs(monkeypatch, form):
             bytes_ = weight.t().flatten()
             codes = torch.stack((bytes_ >> 4, bytes_ & 15), dim=1).flatten().int()
             scale = quant_state["absmax"].repeat_interleave(quant_state["blocksize"])
-            return x @ (quant_state["code"][codes] * scale).view(quant_state["shape"]).t().to(quant_state["dtype"])
+            return x @ (quant_state["code"][codes] * scale).view(quant_state["shape"]).t().to(
+                quant_state["dtype"]
+            )
 
     made, _ = linear(form)
     x = torch.randn(2, 128)
