@@ -4,12 +4,15 @@
 
 Random weights in bfloat16, one picture, 32 visual tokens and a question. Measured from the request to the end
 of the step in which the first token was chosen and every beam has its row, once with the picture's way
-through tower and Q-Former and once behind it. The last line of the output is a JSON object.
+through tower and Q-Former and once behind it. With --reference the same sizes in transformers, in a process
+of their own. The last line of the output is a JSON object.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import time
 
 import torch
@@ -57,7 +60,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--beams", type=int, default=5)
+    parser.add_argument("--reference", action="store_true", help="beside it the same in transformers")
     given = parser.parse_args()
+    reference = against(given) if given.reference else {}
     torch.set_num_threads(given.threads)
     model = wide_instructblip(given.layers, given.width, given.vision_layers)
     size = model.config.vision_config.image_size
@@ -101,7 +106,16 @@ def main() -> None:
         "greedy": round(1000 * steps[0], 1),
         "beams": round(1000 * steps[1], 1),
     }
-    print(json.dumps(result))
+    print(json.dumps(result | reference))
+
+
+def against(given: argparse.Namespace) -> dict:
+    """The same sizes in transformers; before ours, so that memory holds one model at a time."""
+    sizes = [f"--{name}={getattr(given, name.replace('-', '_'))}"
+             for name in ("layers", "width", "vision-layers", "threads", "rounds", "beams")]  # fmt: skip
+    command = [sys.executable, "-m", "benchmarks.reference_beams", *sizes]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {"reference": json.loads(out.splitlines()[-1])}
 
 
 if __name__ == "__main__":

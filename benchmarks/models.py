@@ -15,6 +15,9 @@ from watchword.shapes import Tensor
 
 EMBEDDED = Path(__file__).parents[1] / "watchword" / "demo" / "video-llava"
 
+BACKEND = "blocked"
+"""How they attend: the default of `watchword.load`."""
+
 Embed = Callable[[int, int], Tensor]
 
 
@@ -44,7 +47,7 @@ def wide_llama(layers: int, width: int) -> tuple[nn.Module, Callable[..., Embed]
     """A LLaMA of so many layers of 7B width, and random embeddings by number and length."""
     settings = {name: value for name, value in text(layers, width).items() if name != "model_type"}
     config = LlamaConfig(**settings)
-    model = built(lambda: Llama(config))
+    model = built(lambda: Llama(config, backend=BACKEND))
 
     def embed(number: int, length: int = 64) -> Embed:
         ids = torch.randint(3, 32000, (1, length), generator=torch.Generator().manual_seed(number))
@@ -59,7 +62,7 @@ def wide_instructblip(layers: int, width: int, vision_layers: int) -> InstructBl
         vision_config={"num_hidden_layers": vision_layers}, text_config=text(layers, width),
         image_token_index=31999,
     )  # fmt: skip
-    return built(lambda: InstructBlip(config))
+    return built(lambda: InstructBlip(config, backend=BACKEND))
 
 
 def wide_video_llava(layers: int, width: int) -> VideoLlava:
@@ -76,7 +79,7 @@ def wide_video_llava(layers: int, width: int) -> VideoLlava:
     )
 
     def make() -> VideoLlava:
-        model = VideoLlava(config)
+        model = VideoLlava(config, backend=BACKEND)
         model.image_tower = model.video_tower
         return model
 
