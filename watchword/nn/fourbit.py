@@ -98,7 +98,7 @@ class FourBitLinear(nn.Module):
         """The weights that the products stand for, in float32."""
         return torch.cat(list(self.rows()))
 
-    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}weight"] = self.plain()
 

@@ -6,6 +6,7 @@ operator multiplies is the business of `nn.kernels`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -116,7 +117,7 @@ class Int8Linear(nn.Module):
         out.mul_(rows.scales)
         return out if self.bias is None else out.add_(self.bias)
 
-    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}weight"] = self.plain()
 
@@ -205,12 +206,12 @@ class Through(torch.autograd.Function):
     """For training what is before or beside a quantized linear: gradients pass, as if rows were exact."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, linear: nn.Module) -> Tensor:
+    def forward(ctx: Any, x: Tensor, linear: nn.Module) -> Tensor:
         """The linear's own product."""
         ctx.linear = linear
         return linear(x)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Back through the weights that the product stands for."""
         return gradient @ ctx.linear.dense().to(gradient.dtype), None
