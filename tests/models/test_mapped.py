@@ -132,3 +132,15 @@ def test_names_of_whole_parts_are_those_of_the_models(tmp_path):
         kinds |= {type(module).__name__ for module in build.build(config).modules()}
     assert set(mapped.WHOLE) - kinds == {"PostNormLayer"}  # OPT-350m's
     assert set(mapped.READ_BY_OWNERS) <= kinds
+
+
+@pytest.mark.parametrize(
+    ("parts", "spread"),
+    [
+        ({"": "cpu"}, False),
+        ({"a": "cuda:0", "b": "cpu", "c": "disk"}, False),
+        ({"a": "cuda:0", "b": "cuda:1"}, True),
+    ],
+)
+def test_keys_and_values_are_spread_over_cards_only(parts, spread):
+    assert mapped.Homes(torch.device("cpu"), parts).spread is spread

@@ -59,6 +59,11 @@ class Homes:
     folder: Path | None = None
     _index: dict = field(default_factory=dict)
 
+    @property
+    def spread(self) -> bool:
+        """Whether keys and values of some layers are on another card than those of others."""
+        return len({str(where) for where in self.parts.values()} - {"cpu", "disk"}) > 1
+
     def place(self, name: str, values: Tensor) -> Tensor:
         """Values to their device; a stand-in for those that went to disk."""
         where = _of(self.parts, name)

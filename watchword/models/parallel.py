@@ -7,6 +7,7 @@ Source of the plan's verbs: torch.distributed.tensor.parallel.
 
 import atexit
 import os
+from typing import Any
 
 import torch
 from torch import nn
@@ -88,7 +89,7 @@ def rank_device(asked: str | int | torch.device = "auto") -> torch.device:
     return torch.device("cuda", own)
 
 
-def join(device: torch.device):
+def join(device: torch.device) -> Any:
     """Meet the other ranks; all go on with rank 0's random numbers. Returns the mesh of all ranks."""
     from torch import distributed
     from torch.distributed.device_mesh import init_device_mesh
@@ -174,7 +175,7 @@ def fits(pattern: str, name: str) -> bool:
     )
 
 
-def split(text: nn.Module, mesh) -> None:
+def split(text: nn.Module, mesh: Any) -> None:
     """Split a text model on the meta device: its parameters become distributed ones, still without values.
 
     Raises:

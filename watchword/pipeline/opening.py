@@ -140,10 +140,16 @@ def load(
         embedded=folder == EMBEDDED,
         device=where,
         dtype=kind,
-        engine=Engine(steps, limits=limits or Limits(), kept=kept, dtype=kind, device=where),
+        engine=Engine(steps, limits=limits or Limits(), kept=kept_by(home, kept), dtype=kind, device=where),
         cache=kept,
         policy=policy.boxed(sandbox),
     )
+
+
+def kept_by(home: object, kept: Kept) -> Kept | None:
+    """Where the engine keeps blocks of keys and values: nowhere if layers are on several cards, for a block
+    is one tensor. Visual tokens are kept all the same."""
+    return None if getattr(home, "spread", False) else kept
 
 
 def adapter_folders(
