@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.media import clips
 from watchword.errors import MediaError
-from watchword.media import Policy, at, at_indices, read_frames, read_media, uniform, video
+from watchword.media import Policy, at, at_indices, read_frames, read_media, segments, uniform, video
 
 CONTAINERS = [
     ("clip.mp4", "libx264", {"bf": "2"}),
@@ -298,6 +298,8 @@ def test_unreadable_sources_are_told_apart(tmp_path, mp4):
         read_frames(mp4, at_indices([0, 60]))
     with pytest.raises(MediaError, match="values of type float32, where whole numbers 0-255"):
         read_frames(np.zeros((2, 4, 4, 3), np.float32))
+    with pytest.raises(MediaError, match="frames: an array of no frames; give at least one"):
+        read_frames(np.zeros((0, 4, 4, 3), np.uint8))
     with pytest.raises(MediaError, match="four colours"):
         read_frames(np.zeros((2, 4, 4, 4), np.uint8))
     with pytest.raises(MediaError, match="frames: 2 clips, where one was expected"):
@@ -333,5 +335,15 @@ def test_media_is_told_apart_by_content_not_by_name(tmp_path, mp4):
     assert (animation.kind, animation.total, animation.indices) == ("video", 6, (0, 2, 4))
     assert animation.times == pytest.approx((0, 0.2, 0.4))
     assert np.array_equal(animation.frames, np.stack([clips.picture(n) for n in (0, 2, 4)]))
+    timed = read_media(moving, at([0.45, 0.1]))
+    assert (timed.indices, timed.total) == ((4, 1), 6)
+    assert timed.times == pytest.approx((0.4, 0.1))
+    assert timed.timeline.length() == pytest.approx(0.6)
+    assert [len(part.frames) for part in read_media(moving, segments(0.4, 2)).split(segments(0.4, 2))] == [
+        2,
+        2,
+    ]
+    with pytest.raises(MediaError, match=r"moving.webp: no frame at 0.7 s, the clip ends at 0.6 s"):
+        read_media(moving, at([0.7]))
     assert read_media(first).kind == read_media(clips.picture(0)).kind == "picture"
     assert read_media(clips.picture(0)[None]).kind == "video"

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from watchword.errors import MediaError, RequestError
+from watchword.media.budget import Budget
 from watchword.media.frames import Clip, as_uint8_frames, available, is_frames, note_of, stack
 from watchword.media.gate import OPEN, Admitted, Policy, admit, admit_folder
 from watchword.media.pick import Everything, Pick, Timeline, uniform
@@ -97,6 +98,8 @@ def read_media(
 
 def _chosen(frames: np.ndarray, pick: Pick, name: str, kind: Literal["picture", "video"] = "video") -> Clip:
     """Choose among frames that are all there."""
+    if not len(frames):
+        raise MediaError(f"{name}: an array of no frames; give at least one")
     timeline = Timeline(len(frames), changes=_changes(frames) if getattr(pick, "looks", False) else ())
     indices = available(pick.choose(timeline), len(frames), name)
     note = note_of(pick, indices, timeline)
@@ -137,10 +140,11 @@ def _read_animation(picture: Image.Image, pick: Pick, name: str, policy: Policy)
     """Read an animated picture that FFmpeg does not decode; each frame says how long it is shown."""
     _refuse_looks(pick, name)
     total: int = picture.n_frames  # type: ignore[attr-defined]
-    indices = available(pick.choose(Timeline(total)), total, name)
+    budget = policy.budget(name)
+    timeline = _clock(picture, total, name, budget) if getattr(pick, "timed", True) else Timeline(total)
+    indices = available(pick.choose(timeline), total, name)
     kept, clock = {}, 0.0
     policy.check_memory(name, len(set(indices)), *picture.size)
-    budget = policy.budget(name)
     for index in range(max(indices) + 1):
         budget.packet()
         budget.clock()
@@ -150,4 +154,18 @@ def _read_animation(picture: Image.Image, pick: Pick, name: str, policy: Policy)
             kept[index] = frame, clock
         clock += picture.info.get("duration", 0) / 1000
     frames, times = zip(*(kept[i] for i in indices), strict=True)
-    return Clip(stack(frames), indices, times, total, note=note_of(pick, indices))
+    known = timeline if timeline.times else None
+    return Clip(stack(frames), indices, times, total, note=note_of(pick, indices), timeline=known)
+
+
+def _clock(picture: Image.Image, total: int, name: str, budget: Budget) -> Timeline:
+    """When each frame of an animated picture is shown; each is decoded for that."""
+    times = [0.0]
+    for index in range(total):
+        budget.packet()
+        picture.seek(index)
+        load_picture(picture, name)
+        times.append(times[-1] + picture.info.get("duration", 0) / 1000)
+    if not times[-1]:
+        return Timeline(total, name=name)
+    return Timeline(total, total / times[-1], times[:-1], times[-1], name=name)
