@@ -9,6 +9,7 @@ steps are not counted. Prints a JSON line for each side, and one that compares t
 
 import argparse
 import csv
+import importlib
 import json
 import os
 import resource
@@ -91,13 +92,14 @@ def ours(folder, shape):
 
 def theirs(folder, shape):
     sys.path.insert(0, str(ROOT))
+    importlib.import_module(
+        "tests.parity.conftest"
+    )  # torchvision beside a CPU build of torch, before anything
     import av
     import numpy as np
     import peft
     import torch
     import transformers as ref
-
-    import tests.parity.conftest  # noqa: F401  torchvision beside a CPU build of torch
 
     settings = SHAPES[shape]
     processor = ref.VideoLlavaProcessor.from_pretrained(folder / "model")

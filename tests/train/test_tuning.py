@@ -316,7 +316,7 @@ def killed_and_resumed(checkpoints, pictures, tmp_path, kills, seed):
     count = 0
     while True:
         resume = (out / "run.json").exists()
-        seconds = chance.uniform(0.05, 1.0) * whole if count < kills else 600
+        seconds = chance.uniform(0.02, 0.8) * whole if count < kills else 600
         if until_killed(partial(going, checkpoints, pictures, out, resume=resume), seconds):
             break
         count += 1
@@ -324,14 +324,49 @@ def killed_and_resumed(checkpoints, pictures, tmp_path, kills, seed):
     return count
 
 
+def dying(checkpoints, pictures, out, event, resume):
+    """A run that kills itself at that event, counting steps, lines of the table, and files brought to the disk."""
+    left = [event]
+
+    def counted(work):
+        def run(*rest, **more):
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return work(*rest, **more)
+
+        return run
+
+    for owner, name in (
+        (tuner_module.saves, "to_disk"),
+        (tuner_module.Tuner, "learn"),
+        (tuner_module.Journal, "note"),
+    ):
+        setattr(owner, name, counted(getattr(owner, name)))
+    going(checkpoints, pictures, out, resume=resume)
+
+
 def test_a_killed_run_goes_on_exactly(checkpoints, pictures, tmp_path):
-    killed_and_resumed(checkpoints, pictures, tmp_path, 2, seed=1)
+    going(checkpoints, pictures, tmp_path / "whole")
+    out = tmp_path / "broken"
+    for event in (
+        14,
+        9,
+    ):  # in the middle of the first checkpoint, and between a step and its line in the table
+        resume = (out / "run.json").exists()
+        child = in_child(partial(dying, checkpoints, pictures, out, event, resume))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    going(checkpoints, pictures, out, resume=True)
+    same_runs(tmp_path / "whole", out)
 
 
 @pytest.mark.slow
-def test_a_run_killed_ten_times_goes_on_exactly(checkpoints, pictures, tmp_path):
-    for seed in range(5):
-        killed_and_resumed(checkpoints, pictures, tmp_path / str(seed), 10, seed)
+def test_a_run_killed_at_ten_random_moments_goes_on_exactly(checkpoints, pictures, tmp_path):
+    killed = 0
+    for seed in range(30):
+        if killed < 10:
+            killed += killed_and_resumed(checkpoints, pictures, tmp_path / str(seed), 10, seed)
+    assert killed >= 10
 
 
 def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on(checkpoints, pictures, tmp_path, monkeypatch):
