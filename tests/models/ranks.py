@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 WAYS = (
-    {},
     {"temperature": 1.0, "n": 2},  # seeds come from torch's global generator, which rank 0 shares
     {"num_beams": 3},
 )
@@ -26,7 +25,7 @@ def answers(folders, parallel=None):
     picture = torch.arange(30 * 30 * 3).reshape(30, 30, 3).to(torch.uint8)
     torch.manual_seed(0 if parallel is None or os.environ["RANK"] == "0" else 99)
     models = [watchword.load(folder, parallel=parallel, device="cpu") for folder in folders]
-    return [[ids(model, picture, **way) for way in WAYS] for model in models]
+    return [[*(ids(model, picture, **way) for way in WAYS), *in_step(model)] for model in models]
 
 
 def ids(model, picture, **way):
@@ -34,6 +33,19 @@ def ids(model, picture, **way):
     stream = model._called(picture, "What is it?", max_tokens=3, **way)
     stream.collect()
     return stream.ticket.sequences
+
+
+def in_step(model):
+    """Two prompts of unequal length through `generate`."""
+    from watchword.generation.engine import Prompt, generate
+    from watchword.generation.options import GenerationOptions
+
+    text = model.model.language_model
+    width = text.get_input_embeddings().embedding_dim
+    embeds = torch.randn(2, 6, width, generator=torch.Generator().manual_seed(1))
+    start_ids = torch.zeros(2, 1, dtype=torch.long) if text.cache_spec.cross else None
+    prompt = Prompt(embeds, torch.tensor([6, 4]), start_ids=start_ids)
+    return [generate(text, prompt, GenerationOptions(max_new_tokens=3)).sequences.tolist()]
 
 
 def start(arguments, ranks=2, **settings):
