@@ -92,9 +92,8 @@ def ours(folder, shape):
 
 def theirs(folder, shape):
     sys.path.insert(0, str(ROOT))
-    importlib.import_module(
-        "tests.parity.conftest"
-    )  # torchvision beside a CPU build of torch, before anything
+    # torchvision beside a CPU build of torch; before all that imports it
+    importlib.import_module("tests.parity.conftest")
     import av
     import numpy as np
     import peft

@@ -325,7 +325,7 @@ def killed_and_resumed(checkpoints, pictures, tmp_path, kills, seed):
 
 
 def dying(checkpoints, pictures, out, event, resume):
-    """A run that kills itself at that event, counting steps, lines of the table, and files brought to the disk."""
+    """A run that kills itself at that event: steps, lines of the table and files on the disk count."""
     left = [event]
 
     def counted(work):
