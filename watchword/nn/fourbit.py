@@ -210,7 +210,7 @@ def unpaired(bytes_: UInt8[Tensor, "N half"]) -> UInt8[Tensor, "N K"]:
 class BlockLinear(FourBitLinear):
     """Weights of 4 bits from a code book, a scale for each block of values, as bitsandbytes stores them.
 
-    For the product each value of the book is written as the sum of two codes of 4 bits (error 0.002 of the
+    For the product each value of the book is written as the sum of two codes of 4 bits (error 0.0034 of the
     largest in its block), so that packed weights take 9 bits here and not 4.5: no operator of torch looks up
     values.
 
