@@ -537,6 +537,17 @@ def test_what_differs_is_never_reused(change):
     assert ticket.sequences == second.alone()
 
 
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_answers_do_not_need_the_memory_to_keep_anything(name):
+    class Full(Kept):
+        def put(self, name, value) -> bool:
+            raise torch.OutOfMemoryError("no 7 GiB left")
+
+    one, engine = asked(name, length=40, scope="a", max_new_tokens=20), Engine(tiny(name), kept=Full(10**7))
+    ticket = engine.run(one.job())
+    assert (ticket.reason, ticket.sequences) == ("done", one.alone())
+
+
 def test_evicted_blocks_are_run_again():
     one, first_block = asked(length=300, scope="a"), 2 * 2 * 2 * 8 * 64 * 4
     engine = Engine(tiny("llama"), kept=Kept(2 * first_block))

@@ -1,6 +1,7 @@
 """How requests get in: what is known of a prompt is taken over, the rest is run piece by piece."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 
@@ -53,11 +54,15 @@ def known(job: Job, kept: Kept | None, decoder: Decoder) -> int:
 
 
 def keep(kept: Kept, hashes: list[bytes], block: int, cache: KVCache | StaticCache, row: int) -> None:
-    """Keep the blocks of a row. The first ones last, so that they go last: the others need them."""
-    for index in reversed(range(len(hashes))):
-        name = ("block", hashes[index])
-        if not kept.renew(name):
-            kept.put(name, cache.read(row, index * block, (index + 1) * block))
+    """Keep the blocks of a row. The first ones last, so that they go last: the others need them.
+
+    Where there is no memory for a copy, nothing is kept: the answer does not need it.
+    """
+    with suppress(torch.OutOfMemoryError):
+        for index in reversed(range(len(hashes))):
+            name = ("block", hashes[index])
+            if not kept.renew(name):
+                kept.put(name, cache.read(row, index * block, (index + 1) * block))
 
 
 class Entry:
@@ -179,10 +184,14 @@ class Entry:
             if self.decoder.piecewise:
                 keep(self._kept, self.blocks.hashes, self.blocks.block, self.cache, 0)
             else:
-                own = self.cache.read(0, 0, self.cache.longest)
-                self._kept.put(self._names[0], (own, self.cache.read_memory(0), logits.clone()))
+                self._keep_whole(self._kept, logits)
         self.ticket.mark("prompt")
         return logits
+
+    def _keep_whole(self, kept: Kept, logits: Float[Tensor, "1 V"]) -> None:
+        with suppress(torch.OutOfMemoryError):
+            own = self.cache.read(0, 0, self.cache.longest)
+            kept.put(self._names[0], (own, self.cache.read_memory(0), logits.clone()))
 
 
 def prefill(
