@@ -140,9 +140,12 @@ class Int8Linear(nn.Module):
 
 def int8_weights(weight: Float[Tensor, "N K"]) -> dict[str, Tensor]:
     """Weights in 8 bits, each output with its own scale: the state of an `Int8Linear`."""
-    scale = (weight.float().abs().amax(dim=1) / 127).clamp_min(TINY)
-    parts = [(some.float() / s[:, None]).round_().to(torch.int8) for some, s in in_pieces(weight, scale)]
-    return {"weight": torch.cat(parts), "scale": scale}
+    codes, scales = torch.empty(weight.shape, dtype=torch.int8, device=weight.device), []
+    for some, out in in_pieces(weight, codes):
+        wide = some.to(torch.float32, copy=True)
+        scales.append((wide.abs().amax(dim=1) / 127).clamp_min(TINY))
+        out.copy_(wide.div_(scales[-1][:, None]).round_())
+    return {"weight": codes, "scale": torch.cat(scales)}
 
 
 def together(x: Float[Tensor, "... K"], *linears: nn.Module) -> list[Float[Tensor, "... N"]]:
