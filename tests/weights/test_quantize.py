@@ -82,7 +82,7 @@ def test_dense_weights_do_not_pile_up_while_loading(tmp_path, monkeypatch):
 
 def test_load_quantizes_on_one_device_only(tmp_path):
     folder = folders.video_llava(tmp_path)
-    with pytest.raises(ConfigError, match="device_map and quantize: not implemented together"):
+    with pytest.raises(ConfigError, match="quantize 'int8' on several devices: not implemented"):
         pipeline.load(
             folder,
             quantize="int8",

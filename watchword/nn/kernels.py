@@ -18,7 +18,7 @@ from watchword.shapes import Float, Tensor, UInt8
 MIDDLE = 128
 """What stands for 0 in codes of 8 bits: the fast product takes unsigned rows and signed weights."""
 
-FAR_SLOWER = 2.0
+FAR_SLOWER = 8.0
 """A right operator is left for the next only where it takes more than this many times as long: near ties must
 not make two runs of a program differ."""
 

@@ -10,12 +10,15 @@ from torch import nn
 from watchword.errors import CheckpointError
 from watchword.shapes import Tensor
 from watchword.weights import names
-from watchword.weights.files import Entry, WeightFiles
+from watchword.weights.files import Entry, Shard, WeightFiles
 
 logger = logging.getLogger(__name__)
 
 LISTED = 10
 """Names shown of each kind of mistake."""
+
+REOPEN = 2**29
+"""Bytes after which a file is opened anew."""
 
 CANONICAL: Mapping[str, names.Rules] = {"canonical": names.SAME}
 
@@ -223,11 +226,17 @@ def _read(
     values: dict[str, Tensor] = {}
     done = 0
     for shard in files.shards():
+        mapped = 0
         for part in shard.names:
             if part not in wants:
                 continue
             name = wants[part]
+            if (
+                mapped > REOPEN and type(shard) is Shard
+            ):  # pages that were read count until the file is closed
+                shard, mapped = Shard(shard.path), 0
             tensor = shard.read(part)
+            mapped += tensor.nbytes
             done += tensor.numel()
             parts = waiting.setdefault(name, {})
             parts[part] = tensor.to(target(name, tensor.dtype))

@@ -210,7 +210,7 @@ class Quantizing:
     def place(self, name: str, values: Tensor) -> Tensor:
         """Values to their device; a stand-in for those that are kept in quantized linears."""
         if not self.as_stored(name):
-            return self.placing.place(name, values)
+            return self.placing.place(name, values.clone())  # else it would keep the whole file mapped
         path, _, leaf = name.rpartition(".")
         if path in self.plan:
             linear = self.recipe.linear(self.plan[path], values, path)
