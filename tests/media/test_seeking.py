@@ -16,6 +16,7 @@ from watchword.media import (
     colour,
     every,
     everything,
+    packets,
     read_frames,
     scenes,
     segments,
@@ -32,6 +33,8 @@ CASES = {
     "h264_open.mkv": ("libx264", {"x264-params": f"{X264}:bframes=3:open-gop=1:b-adapt=0"}, {}),
     "h264_open.ts": ("libx264", {"x264-params": f"{X264}:bframes=3:open-gop=1:b-adapt=0"}, {}),
     "h264_refresh.mp4": ("libx264", {"x264-params": "intra-refresh=1:keyint=10:bframes=0"}, {}),
+    "h264_slices.mp4": ("libx264", {"x264-params": f"{X264}:slices=3:bframes=2"}, {"size": (64, 96)}),
+    "h264_whole.mp4": ("libx264", {"x264-params": f"{X264}:slices=1:sliced-threads=0"}, {"size": (64, 96)}),
     "h264_fragments.mp4": ("libx264", {"x264-params": X264}, {"movflags": "frag_keyframe+empty_moov"}),
     "h264_10bit.mp4": ("libx264", {"x264-params": X264}, {"pix_fmt": "yuv420p10le"}),
     "h264_444.mov": ("libx264", {"x264-params": X264}, {"pix_fmt": "yuv444p", "size": (47, 63)}),
@@ -152,6 +155,20 @@ def test_all_is_decoded_once_when_that_is_cheaper(folder, monkeypatch):
     path = encode(folder / "dense.mp4", *CASES["h264.mp4"][:2])
     monkeypatch.setattr(video, "_decode_runs", None)
     assert read_frames(path, uniform(30)).indices == tuple(range(0, 60, 2))
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"), [("h264_slices.mp4", "SLICE"), ("h264_whole.mp4", "AUTO"), ("h264_open.ts", "AUTO")]
+)
+def test_threads_share_slices_where_pictures_have_several(tmp_path, case, kind):
+    codec, options, more = CASES[case]
+    with av.open(str(encode(tmp_path / case, codec, options, **more))) as container:
+        stream = container.streams.video[0]
+        packet = next(container.demux(stream))
+        packets.share_work(stream, packet)
+        assert stream.thread_type.name == kind
+        packet.decode()
+        packets.share_work(stream, packet)  # too late to change it now, and no error
 
 
 def test_a_wrong_key_flag_is_noticed(folder, monkeypatch):

@@ -20,7 +20,7 @@ from watchword.media.colour import colour_of
 from watchword.media.frames import Clip, available, note_of, stack
 from watchword.media.gate import Admitted, Policy
 from watchword.media.intact import defect
-from watchword.media.packets import IndexedTrack, Run, Survey, packets_from, survey
+from watchword.media.packets import IndexedTrack, Run, Survey, packets_from, share_work, survey
 from watchword.media.pick import Pick, Timeline
 from watchword.media.timeline import THUMB
 
@@ -234,7 +234,6 @@ def _decode_runs(
     container: InputContainer, stream: VideoStream, runs: list[Run], first: int, found: Survey, want: _Want
 ) -> _Decoded | None:
     """Decode the runs; None as soon as a frame comes that was not expected, or not as expected."""
-    stream.thread_type = "AUTO"
     kept: dict[int, np.ndarray] = {}
     times: dict[int, float] = {}
     turn, colour, tick = 0, "", float(stream.time_base or 0)
@@ -266,8 +265,15 @@ def _decode_runs(
 
 def _frames(container: InputContainer, stream: VideoStream, run: Run) -> Iterable[av.VideoFrame]:
     for packet in packets_from(container, stream, run.key):
+        share_work(stream, packet)
         yield from stream.decode(packet)
     yield from stream.decode(None)
+
+
+def _all_frames(container: InputContainer, stream: VideoStream) -> Iterable[av.VideoFrame]:
+    for packet in container.demux(stream):
+        share_work(stream, packet)
+        yield from packet.decode()
 
 
 def _decode(
@@ -284,9 +290,8 @@ def _decode(
     start: float | None = None
     container, stream = opened or _open(media, want.policy)
     with container:
-        stream.thread_type = "AUTO"  # frame threads: the same frames, sooner
         try:
-            for frame in container.decode(stream):
+            for frame in _all_frames(container, stream):
                 want.budget.packet()
                 want.policy.check_pixels(media.name, frame.width, frame.height)
                 if seen == 0:
