@@ -202,7 +202,7 @@ def test_slow_servers_are_cut_off_at_the_deadline(part):
         allowed = policy(port, Resolver(media_test="127.0.0.1"), fetch_seconds=0.5)
         with pytest.raises(MediaError, match=r"not all had come after 0.5 s; try again or raise"):
             admit(f"http://media.test:{port}/", allowed)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 8  # the server would take 10
 
 
 def test_resolvers_that_hang_or_fail_are_told():

@@ -28,7 +28,7 @@ def test_hostile_media_are_refused_in_time(case, tmp_path):
         start = time.monotonic()
         with pytest.raises(MediaError, match=case.words) as caught:
             read_media(source, policy=hostile.policy_in(folder, **more))
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 20  # the budgets are below a second; a busy machine is slow
     assert "root:" not in str(caught.value)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 600

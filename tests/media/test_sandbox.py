@@ -169,7 +169,7 @@ def test_a_child_that_hangs_is_ended_at_the_deadline(mp4, folder, monkeypatch):
         MediaError, match=r"clip.mp4: still not read after 0.3 s of work; shorten it or raise"
     ):
         read_frames(mp4, policy=policy_for(folder, max_seconds=0.3))
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30  # it would hang for 60
 
 
 def test_secrets_of_the_environment_stay_behind(mp4, folder, monkeypatch):
