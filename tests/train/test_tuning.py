@@ -54,6 +54,15 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def one_thread():
+    """A forked child has none of its parent's threads, and must not wait for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
 def short_answers(monkeypatch):
     monkeypatch.setattr(measuring, "LONGEST", 4)
 
