@@ -50,9 +50,6 @@ BLOCK = 256
 PROCESS = 400 * 2**20
 """What the process takes before a model is there: torch, the video reader and their libraries; measured."""
 
-MARGIN = 0.10
-"""By how much a measured peak may differ from `Need.total`, as a share of it; benchmarks/fit.md."""
-
 
 def matrix_bytes(shape: tuple[int, ...], how: Format, *, read: bool = False) -> int:
     """Bytes of one matrix (rows, values in a row) and its scales; `read`: those that a product reads."""
