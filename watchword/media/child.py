@@ -15,6 +15,7 @@ from watchword.media.policy import Policy
 __all__ = ["SLACK", "Task", "main"]
 
 SLACK = 64 * 1024**2  # bytes of report and rounding beyond the frames
+_NEAR = 16 * 1024**2  # bytes; a failed allocation is seldom larger, be it a frame or a thread's stack
 _TIMES = 700_000  # numbers; more, of six hours of film, would not fit into a report
 
 
@@ -38,6 +39,7 @@ def main() -> None:
     task: Task = pickle.load(sys.stdin.buffer)
     network = confine.fence_network()
     report: dict[str, Any]
+    status = _status()
     try:
         from watchword.media import decode  # noqa: F401  loaded before files are out of reach
 
@@ -51,7 +53,7 @@ def main() -> None:
     except MemoryError:
         report = {"memory": True}
     except Exception as error:  # whatever a stranger's file makes of a decoder
-        report = _reason(error)
+        report = _reason(error, _peak(status) > task.policy.sandbox_memory - _NEAR)
     os.pwrite(task.report, json.dumps(report).encode(), 0)
     os._exit(0)
 
@@ -85,10 +87,30 @@ def _read(task: Task) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _reason(error: BaseException) -> dict[str, Any]:
-    """Why it could not be read: the message, or that memory ran out, however deep that lies."""
+def _status() -> int | None:
+    """Where Linux tells of this process, opened while files are within reach."""
+    try:
+        return os.open("/proc/self/status", os.O_RDONLY)
+    except OSError:
+        return None
+
+
+def _peak(status: int | None) -> int:
+    """Most bytes of address space that this process had; 0 where that is not told."""
+    text = "" if status is None else os.pread(status, 2**16, 0).decode()
+    sizes = [line.split()[1] for line in text.splitlines() if line.startswith("VmPeak:")]
+    return 1024 * int(sizes[0]) if sizes else 0
+
+
+def _reason(error: BaseException, full: bool) -> dict[str, Any]:
+    """Why it could not be read: the message, or that memory ran out, however deep that lies.
+
+    A decoder whose threads find no memory may call its data damaged; `full`: memory was at its limit.
+    """
     from watchword.errors import WatchwordError
 
+    if full:
+        return {"memory": True}
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MemoryError) or getattr(cause, "errno", None) == 12:  # ENOMEM
