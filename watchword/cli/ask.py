@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from watchword.cli import answering, choosing
-from watchword.cli.shell import bar, guarded, introduce, parallel
+from watchword.cli.shell import guarded, opened, parallel
 
 
 def ask(
@@ -70,21 +70,10 @@ def ask(
             visual_tokens=visual_tokens,
         )  # fmt: skip
         source = choosing.admitted(media)
-        from watchword.pipeline import load
-
-        with bar("loading") as progress:
-            pipeline = load(
-                model,
-                parallel=parallel(),
-                adapter=adapter,
-                device=device,
-                dtype=dtype,
-                quantize=quantize,
-                progress=progress,
-                sandbox=sandbox,
-                local_files_only=offline,
-            )
-        introduce(pipeline)
+        pipeline = opened(
+            model, parallel=parallel(), adapter=adapter, device=device, dtype=dtype, quantize=quantize,
+            sandbox=sandbox, offline=offline,
+        )  # fmt: skip
         pick = from_flags(frames, **flags, default=pipeline.family.frames)
         if segments is not None:
             found = pipeline.stream_segments(source, question, pick, options=options)

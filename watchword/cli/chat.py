@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from watchword.cli import answering, choosing
-from watchword.cli.shell import bar, guarded, introduce, say
+from watchword.cli.shell import guarded, opened, say
 from watchword.errors import RequestError, WatchwordError
 
 HELP = """\
@@ -51,20 +51,10 @@ def chat(
         )  # fmt: skip
         if media is not None:
             check_medium(media)
-        from watchword.pipeline import load
-
-        with bar("loading") as progress:
-            pipeline = load(
-                model,
-                adapter=adapter,
-                device=device,
-                dtype=dtype,
-                quantize=quantize,
-                progress=progress,
-                sandbox=sandbox,
-                local_files_only=offline,
-            )
-        introduce(pipeline)
+        pipeline = opened(
+            model, adapter=adapter, device=device, dtype=dtype, quantize=quantize, sandbox=sandbox,
+            offline=offline,
+        )  # fmt: skip
         if resume is None:
             talk = pipeline.chat(frames=frames, overflow=overflow)
         else:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from watchword.cli import answering, choosing
-from watchword.cli.shell import bar, guarded, introduce, say
+from watchword.cli.shell import guarded, opened, say
 
 
 def explain(
@@ -42,20 +42,10 @@ def explain(
         check_sheet_name(output)  # what is wrong with the request shows before a large model is read
         from_flags(frames, **flags)
         source = choosing.admitted(media)
-        from watchword.pipeline import load
-
-        with bar("loading") as progress:
-            pipeline = load(
-                model,
-                adapter=adapter,
-                device=device,
-                dtype=dtype,
-                quantize=quantize,
-                progress=progress,
-                sandbox=sandbox,
-                local_files_only=offline,
-            )
-        introduce(pipeline)
+        pipeline = opened(
+            model, adapter=adapter, device=device, dtype=dtype, quantize=quantize, sandbox=sandbox,
+            offline=offline,
+        )  # fmt: skip
         pick = from_flags(frames, **flags, default=pipeline.family.frames)
         found = pipeline.explain(source, question, frames=pick, max_tokens=max_tokens)
         found.save(output, words)

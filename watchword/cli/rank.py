@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from watchword.cli import answering, choosing
-from watchword.cli.shell import bar, guarded, introduce, say
+from watchword.cli.shell import guarded, opened, say
 
 
 def rank(
@@ -32,20 +32,10 @@ def rank(
     """Say how likely each of some answers is, the likeliest first: probability among them, and score."""
     with guarded():
         source = choosing.admitted(media)
-        from watchword.pipeline import load
-
-        with bar("loading") as progress:
-            pipeline = load(
-                model,
-                adapter=adapter,
-                device=device,
-                dtype=dtype,
-                quantize=quantize,
-                progress=progress,
-                sandbox=sandbox,
-                local_files_only=offline,
-            )
-        introduce(pipeline)
+        pipeline = opened(
+            model, adapter=adapter, device=device, dtype=dtype, quantize=quantize, sandbox=sandbox,
+            offline=offline,
+        )  # fmt: skip
         found = pipeline.rank(source, question, candidates, rule=rule, frames=frames)
         if as_json:
             typer.echo(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))

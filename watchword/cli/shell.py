@@ -61,6 +61,16 @@ def parallel() -> str | None:
     return "tensor"
 
 
+def opened(model: str | None, *, offline: bool, **choices: Any) -> Any:
+    """The model, loaded behind a bar and introduced; choices as for `watchword.load`."""
+    from watchword.pipeline import load
+
+    with bar("loading") as progress:
+        pipeline = load(model, progress=progress, local_files_only=offline, **choices)
+    introduce(pipeline)
+    return pipeline
+
+
 def introduce(pipeline: Any) -> None:
     """Say which model answers and, for the embedded one, what it can not do."""
     if pipeline.embedded:
