@@ -8,7 +8,8 @@ import watchword
 from tests.media.clips import decoded
 from watchword import media
 from watchword.pipeline.families import Exchange
-from watchword.pipeline.preparing import Stopwatch, prepare, wished
+from watchword.pipeline.preparing import prepare, wished
+from watchword.pipeline.stopwatch import Stopwatch
 
 KINDS = ("llava", "blip", "blip-bare", "blip-opt", "blip-t5")
 PICTURE = np.arange(36 * 48 * 3, dtype=np.uint8).reshape(36, 48, 3)

@@ -21,9 +21,10 @@ from watchword.pipeline.chatting import Chat
 from watchword.pipeline.explaining import Explained, explain
 from watchword.pipeline.families import Exchange, Family, Words
 from watchword.pipeline.options import Options
-from watchword.pipeline.preparing import Asked, Stopwatch, Wish, prepare, wished
+from watchword.pipeline.preparing import Asked, Wish, prepare, wished
 from watchword.pipeline.ranking import Ranking, Scored, rank, score
 from watchword.pipeline.segments import Segment, Segmented, answered
+from watchword.pipeline.stopwatch import Stopwatch
 from watchword.pipeline.streaming import Stream
 from watchword.pipeline.together import together
 

@@ -12,9 +12,10 @@ from watchword.media.pick import Pick
 from watchword.pipeline.answer import Answer
 from watchword.pipeline.families import Exchange, merging
 from watchword.pipeline.options import MAX_NEW_TOKENS, Options
-from watchword.pipeline.preparing import Asked, Stopwatch, Wish, chosen_adapter, prepare, room, wished
+from watchword.pipeline.preparing import Asked, Wish, chosen_adapter, prepare, room, wished
 from watchword.pipeline.reuse import digest
 from watchword.pipeline.saving import read_chat, write_chat
+from watchword.pipeline.stopwatch import Stopwatch
 from watchword.pipeline.streaming import Stream
 
 

@@ -1,6 +1,5 @@
 """From what was said to a job for the engine: ids, settings, and a prompt that is embedded when needed."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -16,6 +15,7 @@ from watchword.pipeline.choices import Choices, TextStop, answer_ids
 from watchword.pipeline.families import Encoded, Exchange, Position, merging
 from watchword.pipeline.options import MAX_NEW_TOKENS, NAMES, Options, generation_options, idle_merging
 from watchword.pipeline.reuse import Lazy, Sight, digest, state
+from watchword.pipeline.stopwatch import Stopwatch
 
 SHORT = {"max_tokens": "max_new_tokens", "beams": "num_beams"}
 """Short names of options."""
@@ -33,31 +33,6 @@ ELSEWHERE = {
     "prefix_allowed_tokens_fn": "use choices",
 }
 """Settings of generation that have another name here, or none."""
-
-
-class Stopwatch:
-    """Seconds of each part, one after the other."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.start = self.last = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        """The part up to here was `name`."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # kernels run on after their call returned
-        now = time.perf_counter()
-        self.seconds[name] = now - self.last
-        self.last = now
-
-    def mark(self, name: str) -> None:
-        """From the start up to here, once."""
-        self.seconds.setdefault(name, self.now())
-
-    def now(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self.start
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from watchword.media.gate import admit, is_source
 from watchword.media.pick import Segments, at, at_indices
 from watchword.pipeline.answer import Answer
 from watchword.pipeline.families import Exchange
-from watchword.pipeline.preparing import Stopwatch, Wish, prepare
+from watchword.pipeline.preparing import Wish, prepare
+from watchword.pipeline.stopwatch import Stopwatch
 from watchword.pipeline.streaming import Stream
 from watchword.pipeline.together import together
 
