@@ -373,7 +373,7 @@ def test_cache_rows_attend_together_unless_one_is_much_longer():
 def test_cache_read_in_place_answers_as_its_filled_part(window, waste, copying, monkeypatch):
     monkeypatch.setattr("watchword.generation.rows.WASTE", waste)
     monkeypatch.setattr("watchword.generation.kv_layer.COPYING", copying)
-    monkeypatch.setattr("watchword.nn.attention.pays", lambda *sides: True)
+    monkeypatch.setattr("watchword.nn.attention.pays", lambda *sides, causal: True)
     parts = [tuple(side.bfloat16() for side in qkv(3, length)) for length in (6, 1, 1, 2)]
     counts = (torch.tensor([6, 2, 4]), 1, 1, 2)
     caches = [KVCache(SPEC, 3, 20, dtype=torch.bfloat16) for _ in range(2)]

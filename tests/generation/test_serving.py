@@ -387,11 +387,21 @@ def test_long_prompt_enters_in_pieces_while_others_run():
 def test_pieces_shrink_with_what_is_before_them(monkeypatch):
     monkeypatch.setattr("watchword.generation.entry.FAR", 64)
     engine, long = Engine(tiny("llama"), piece=64), asked(length=300)
+    engine.submit(asked(max_new_tokens=60).job())
+    engine.step()  # somebody waits for next tokens
     assert engine.run(long.job()).sequences == long.alone()
     sizes = [end - start for start, end in long.embedded]
     assert sizes[:3] == [64, 32, 16]
     assert sizes == sorted(sizes, reverse=True)
     assert sum(sizes) == 300
+
+
+def test_pieces_are_large_while_nobody_waits_for_a_next_token():
+    engine = Engine(tiny("llama"), piece=64)
+    for length, wanted in ((320, [320]), (324, [256, 68]), (600, [256, 240, 104])):
+        long = asked(length=length)
+        assert engine.run(long.job()).sequences == long.alone()
+        assert [end - start for start, end in long.embedded] == wanted
 
 
 def prefills(monkeypatch, name: str) -> list[tuple[int, int]]:

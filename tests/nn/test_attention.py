@@ -64,12 +64,24 @@ def test_blocks_cover_everything_once(queries, cost, monkeypatch):
 
 def test_blocked_backend_is_the_fused_one_where_blocks_do_not_pay():
     q, k, v = qkv(1, 4, 4, 5, 5, torch.float32)
-    assert not in_blocks("blocked", q, k, v)
+    assert not in_blocks("blocked", q, k, v, causal=True)
     out, _ = attention(q, k, v, causal=True, backend="blocked")
     assert torch.equal(out, attention(q, k, v, causal=True, backend="sdpa")[0])
     half = [side.bfloat16().requires_grad_() for side in (q, k, v)]
-    assert not in_blocks("blocked", *half)  # what is trained goes through the kernel that has a backward pass
-    assert not in_blocks("sdpa", *half)
+    assert not in_blocks(
+        "blocked", *half, causal=True
+    )  # what is trained goes through the kernel that has a backward pass
+    assert not in_blocks("sdpa", *half, causal=True)
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_blocks_pay_for_pictures_alone_where_the_fused_kernel_has_tiles(tiles, monkeypatch):
+    monkeypatch.setattr(blocked, "has_tiles", lambda: tiles)
+    monkeypatch.setattr(blocked, "has_products", lambda: True)
+    prompt, step = (qkv(1, 4, 4, length, 70, torch.bfloat16) for length in (70, 1))
+    assert in_blocks("blocked", *prompt, causal=False)
+    assert in_blocks("blocked", *prompt, causal=True) is not tiles
+    assert in_blocks("blocked", *step, causal=False) is not tiles
 
 
 @pytest.mark.parametrize("backend", ["eager", "sdpa", "blocked"])

@@ -19,6 +19,10 @@ FAR = 4096
 """A piece with so many positions before it has half as many of its own: attention to those takes time too,
 and so does letting a long row join. Measured on a CPU, benchmarks/batch.md."""
 
+ALONE = 4
+"""While nobody waits for a next token, so many pieces go at once: for each piece all weights are read again, and
+those of 4 bits unpacked (benchmarks/products.md)."""
+
 ALIKE = 1.25
 """Prompts are run together if padding them to one length makes them so much larger at most."""
 
@@ -96,6 +100,7 @@ class Entry:
         room = min(ticket.options.most, headroom(length))  # it may become the running cache
         room = 0 if ticket.job.answers else room
         self.cache = KVCache(decoder.cache_spec, 1, length + room, dtype, device)
+        self.alone = False  # nobody waits for a next token; the engine says so before each piece
         self._done = 0
         self._begun = False
         self._scores: Tensor | None = None
@@ -112,6 +117,10 @@ class Entry:
         if not self.decoder.piecewise:
             return left
         piece = max(1, self._piece * FAR // (FAR + self._done))
+        if self.alone:
+            piece *= ALONE
+            if left <= piece + piece // ALONE:  # no little rest for which all would be read again
+                return left
         return min(left, piece if piece < BLOCK else piece - piece % BLOCK)
 
     @property

@@ -43,7 +43,7 @@ class KVLayer:
         self._write(k, v)
         how: dict[str, Any] = dict(scale=scale, dropout=dropout, backend=backend)
         few = length <= FEW and bias is None and not want_weights
-        in_place = few and self.own is not None and in_blocks(backend, q, *self.own)
+        in_place = few and self.own is not None and in_blocks(backend, q, *self.own, causal=True)
         slots = None if want_weights else cache.apart(length)
         if slots is not None:
             return self._apart(q, slots, window, bias, in_place, **how)

@@ -40,7 +40,8 @@ class Engine:
         decoder: the model.
         limits: what it takes on.
         kept: where the keys and values of prompts and answers are kept for those that begin alike.
-        piece: positions of prompts that are run at once; fewer of one that has many before them.
+        piece: positions of prompts that are run at once; fewer of one that has many before them, more of one
+            that keeps nobody waiting.
         dtype: type of the model's embeddings.
         device: where the model is.
     """
@@ -225,6 +226,8 @@ class Engine:
         """
         first = self._entry or self._admit(())
         self._entry = first
+        if isinstance(first, Entry):
+            first.alone = not self._batch.running
         if first is None or first.coming > left < self._piece:
             return ()
         self._entry = None

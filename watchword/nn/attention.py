@@ -188,7 +188,7 @@ def attention(
     if backend not in BACKENDS:
         raise RequestError(f"attention backend {backend!r}: unknown; use one of {', '.join(BACKENDS)}")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if in_blocks(backend, q, k, v) and not want_weights and not dropout:
+    if in_blocks(backend, q, k, v, causal=causal) and not want_weights and not dropout:
         out = blocked(q, k, v, mask=mask, bias=bias, causal=causal, window=window, scale=scale)
         return out, None
     if backend == "flash_attention_2" and not want_weights:
@@ -206,9 +206,9 @@ def attention(
     return run(q, k, v, mask=mask, bias=bias, causal=causal, scale=scale, dropout=dropout, upcast=upcast)
 
 
-def in_blocks(backend: str, *sides: Tensor) -> bool:
+def in_blocks(backend: str, *sides: Tensor, causal: bool) -> bool:
     """Whether `attention` goes block by block: asked for, and faster for tensors like these."""
-    return backend == "blocked" and pays(*sides)
+    return backend == "blocked" and pays(*sides, causal=causal)
 
 
 def eager(

@@ -1,8 +1,8 @@
 """Attention in blocks, for bfloat16 on a CPU: two products and a softmax, nothing computed that is masked.
 
-The fused kernel of torch reaches a third of the matrix rate there, and a sixth of the memory's speed when
-one query faces many keys (benchmarks/attention.md). Scores are rounded to bfloat16 as in the written-out
-form, the softmax sums in float32.
+Without AMX the fused kernel of torch reaches a third of the matrix rate there, and a sixth of the memory's
+speed when one query faces many keys (benchmarks/attention.md). Scores are rounded to bfloat16 as in the
+written-out form, the softmax sums in float32.
 """
 
 from collections.abc import Iterator
@@ -20,11 +20,25 @@ SCORES = 2**21
 """Scores of one block: what fits into the cores' caches twice, before and after the softmax."""
 
 
-def pays(*sides: Tensor) -> bool:
+FEW = 64
+"""Queries up to which the fused kernel is faster where it multiplies in tiles."""
+
+
+def pays(*sides: Tensor, causal: bool) -> bool:
     """Whether blocks are faster than the fused kernel for queries, keys and values like these."""
     if any(side.dtype != torch.bfloat16 or side.device.type != "cpu" for side in sides):
         return False
+    if has_tiles() and (causal or sides[0].shape[2] <= FEW):
+        return False
     return has_products() and not (torch.is_grad_enabled() and any(side.requires_grad for side in sides))
+
+
+@cache
+def has_tiles() -> bool:
+    """Whether torch's fused kernel multiplies in tiles here (AMX): then it takes half the time of blocks for
+    a long prompt, and more than theirs for pictures only."""
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return supported is not None and supported() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 @cache

@@ -90,16 +90,19 @@ def unpack_codes(plane: Plane, layout: Layout, outer: int) -> UInt8[Tensor, "N K
     return torch.cat(parts)[:outer].contiguous()
 
 
-def _spread(packed: Tensor, layout: Layout, out: Tensor) -> None:
-    """Both codes of each byte to their places in K × N."""
+def _spread(packed: Tensor, layout: Layout, out: Tensor, less: int = 0) -> None:
+    """Both codes of each byte, less a number, to their places in K × N."""
     inner, apart = len(out), layout.apart
     blocks = len(packed) // layout.block
     shape = (blocks, inner, layout.block // (2 * apart), apart)
     bytes_ = packed.reshape(shape).permute(1, 0, 2, 3)
     places = out.view(inner, blocks, shape[2], 2, apart)
     half = torch.empty(shape, dtype=torch.uint8).permute(1, 0, 2, 3)
-    places[:, :, :, 0] = torch.bitwise_and(bytes_, 15, out=half)
-    places[:, :, :, 1] = torch.bitwise_right_shift(bytes_, 4, out=half)
+    codes = half.view(torch.int8)
+    torch.bitwise_and(bytes_, 15, out=half)
+    places[:, :, :, 0] = codes.sub_(less)
+    torch.bitwise_right_shift(bytes_, 4, out=half)
+    places[:, :, :, 1] = codes.sub_(less)
 
 
 def values(planes: Sequence[Plane], layout: Layout, start: int, stop: int, dtype: torch.dtype) -> Tensor:
@@ -107,12 +110,13 @@ def values(planes: Sequence[Plane], layout: Layout, start: int, stop: int, dtype
     last = planes[-1]
     inner = last.packed.shape[1] * 2
     steps, more = (torch.empty(inner, stop - start, dtype=dtype) for _ in range(2))
-    _spread(planes[0].packed[start:stop], layout, steps)
+    _spread(planes[0].packed[start:stop], layout, steps, ZERO)
     for plane in planes[1:]:
-        _spread(plane.packed[start:stop], layout, more)
+        _spread(plane.packed[start:stop], layout, more, ZERO)
         steps.mul_(16).add_(more)  # whole numbers up to 256 are exact in bfloat16
-    steps.sub_(ZERO if len(planes) == 1 else 17 * ZERO)
-    scale = last.scales[:, start:stop, 0].unsqueeze(1).to(dtype)
+    scale = (
+        last.scales[:, start:stop, 0].to(dtype).contiguous().unsqueeze(1)
+    )  # side by side: ten times as fast
     steps.view(inner // last.group, last.group, -1).mul_(scale)
     return steps
 

@@ -181,7 +181,7 @@ def gated(
             # what lies between for 2,087 rows would be 46 MB, four times over and mapped anew in every layer
             return _by_piece(x, lambda part: [down(act(gate(part)).mul_(up(part)))], [down.out_features])[0]
         opened, raised = together(x, gate, up)
-        return down(act(opened) * raised)
+        return down(multiplied(act, opened, raised))
 
     def run(part: Tensor) -> list[Tensor]:
         rows = quantize_rows(part)
@@ -190,6 +190,16 @@ def gated(
         return [down.finish(down.product(inner).mul_(rows.scales), inner)]
 
     return _by_piece(x, run, [down.out_features])[0]
+
+
+def multiplied(act: Callable[[Tensor], Tensor], opened: Tensor, raised: Tensor) -> Tensor:
+    """act(opened) · raised; many rows piece by piece and in place, for 2,087 of them are 46 MB."""
+    if not splits(opened, raised):
+        return act(opened) * raised
+    rows = (side.view(-1, side.shape[-1]).split(PIECE) for side in (opened, raised))
+    for part, other in zip(*rows):
+        other.mul_(act(part))
+    return raised
 
 
 def _by_piece(x: Tensor, run: Callable[[Tensor], list[Tensor]], widths: Sequence[int]) -> list[Tensor]:

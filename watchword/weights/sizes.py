@@ -108,7 +108,7 @@ def cache_bytes(text: Any, positions: int, rows: int = 1, *, new: int = 0, items
 
 
 def activation_bytes(
-    text: Any, shapes: Shapes, positions: int, *, piece: int = 512, itemsize: int = 2
+    text: Any, shapes: Shapes, positions: int, *, piece: int = 2560, itemsize: int = 2
 ) -> int:
     """Bytes in flight while a prompt runs, by a rule of thumb.
 
