@@ -20,8 +20,8 @@ FAR = 4096
 and so does letting a long row join. Measured on a CPU, benchmarks/batch.md."""
 
 ALONE = 4
-"""While nobody waits for a next token, so many pieces go at once: for each piece all weights are read again, and
-those of 4 bits unpacked (benchmarks/products.md)."""
+"""While nobody waits for a next token, so many pieces go at once: each reads all weights again, and unpacks
+those of 4 bits (benchmarks/products.md)."""
 
 ALIKE = 1.25
 """Prompts are run together if padding them to one length makes them so much larger at most."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from watchword.errors import ConfigError
 from watchword.nn.fourbit import BlockLinear, Int4Linear, block_weights, group_of, int4_weights
+from watchword.nn.memory import give_back
 from watchword.nn.quantized import Int8Linear, int8_weights
 from watchword.shapes import Tensor
 
@@ -225,6 +226,7 @@ class Quantizing:
         self.made[path] = linear = linear.to(self.device)
         if self.pack:
             linear.settle()  # now: plain and packed weights of all linears together would not fit
+        give_back()
         return values.to("meta")
 
     def settle(self, model: nn.Module) -> None:
