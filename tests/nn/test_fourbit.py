@@ -6,8 +6,9 @@ from torch import nn
 
 from tests.nn.test_quantized import relative
 from watchword.errors import ConfigError
-from watchword.nn import fourbit, nibbles
-from watchword.nn.fourbit import BlockLinear, Int4Linear, block_weights, group_of, int4_weights
+from watchword.nn import blockwise, nibbles
+from watchword.nn.blockwise import BlockLinear, block_weights
+from watchword.nn.fourbit import Int4Linear, group_of, int4_weights
 
 STATED = {"int4": 0.10, "nf4": 0.10, "fp4": 0.13}
 """Of products with normal weights against float32, as the docstrings say."""
@@ -96,7 +97,7 @@ def test_product_of_bitsandbytes_gets_what_it_needs(monkeypatch, form):
     made, _ = linear(form)
     x = torch.randn(2, 128)
     wanted = x @ made.dense().t() + made.bias
-    monkeypatch.setattr(fourbit, "bitsandbytes", lambda: Library)
+    monkeypatch.setattr(blockwise, "bitsandbytes", lambda: Library)
     monkeypatch.setattr(BlockLinear, "operator", "bitsandbytes")
     assert torch.allclose(made(x), wanted, atol=1e-4)
 
@@ -131,7 +132,7 @@ def test_block_weights_are_the_nearest_of_the_book():
     state = block_weights(weight, "nf4")
     blocks = weight.flatten().unflatten(0, (-1, 64))
     assert torch.equal(state["absmax"], blocks.abs().amax(1))
-    book = torch.tensor(fourbit.CODES["nf4"])
+    book = torch.tensor(blockwise.CODES["nf4"])
     nearest = (blocks[..., None] / state["absmax"][:, None, None] - book).abs().argmin(-1).flatten()
     bytes_ = state["weight"].flatten()
     assert torch.equal(bytes_ >> 4, nearest[0::2].to(torch.uint8))  # the first in the high half
@@ -144,14 +145,14 @@ def test_double_quantization_moves_scales_by_less_than_a_percent():
     assert torch.equal(once["weight"], twice["weight"])
     moved = (once["absmax"] - twice["absmax"]).abs() / once["absmax"]
     assert 0 < moved.max() < 0.02
-    book = fourbit.dynamic_map()
+    book = blockwise.dynamic_map()
     assert (len(book), len(book.unique())) == (256, 256)
     assert (book.min(), book.max()) == (pytest.approx(-0.99297, abs=1e-5), 1)
 
 
 def test_two_codes_are_the_book():
-    for form, book in fourbit.CODES.items():
-        step, highs, lows = fourbit.two_codes(form)
+    for form, book in blockwise.CODES.items():
+        step, highs, lows = blockwise.two_codes(form)
         assert max(int(highs.max()), int(lows.max())) < 16
         sums = ((highs.float() - 8) * 16 + lows.float() - 8) * step
         assert (sums - torch.tensor(book)).abs().max() < 0.005

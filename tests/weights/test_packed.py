@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from tests import folders
 from watchword import pipeline
 from watchword.errors import CheckpointError, ConfigError, RequestError
-from watchword.nn.fourbit import CODES, block_weights, dynamic_map
+from watchword.nn.blockwise import CODES, block_weights, dynamic_map
 from watchword.nn.quantized import int8_weights
 from watchword.pipeline.quantizing import quantize
 from watchword.weights import quantize as quantizing

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from watchword.errors import CheckpointError, ConfigError
-from watchword.nn.fourbit import BLOCK, CODES, BlockLinear, Int4Linear
+from watchword.nn.blockwise import BLOCK, CODES, BlockLinear
+from watchword.nn.fourbit import Int4Linear
 from watchword.nn.memory import memory
 from watchword.nn.quantized import Int8Linear
 from watchword.shapes import Tensor

@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from watchword.errors import ConfigError
-from watchword.nn.fourbit import BlockLinear, Int4Linear, block_weights, group_of, int4_weights
+from watchword.nn.blockwise import BlockLinear, block_weights
+from watchword.nn.fourbit import Int4Linear, group_of, int4_weights
 from watchword.nn.memory import give_back
 from watchword.nn.quantized import Int8Linear, int8_weights
 from watchword.shapes import Tensor

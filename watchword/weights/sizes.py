@@ -42,7 +42,7 @@ FORMATS: Mapping[str, Format] = {
     "fp4": Format(8, group=64, scale=8, plain=4),
 }
 """The packed formats of `quantize=` as they run on a CPU. There nf4 and fp4 are sums of two planes of 4 bits
-(see `nn.fourbit.BlockLinear`); in files and on a card they take half of that."""
+(see `nn.blockwise.BlockLinear`); in files and on a card they take half of that."""
 
 BLOCK = 256
 """Rows of a prompt whose attention is computed at once."""
