@@ -10,14 +10,16 @@
     $run beams --folder /tmp/ib --sides int8 transformers
     python -m benchmarks.peers table runs.jsonl
 
-`--sides` takes one or several, so that a long comparison may be run part by part; lines are added to the
-file, and of several for one side the last counts. Work: `video` is 8 frames and 2,087 positions; `picture` is
+`--sides` takes one or several, so that a long comparison may be run part by part. `--rounds 3` lets the sides
+take turns three times, for machines that are fast one minute and slow the next. Lines are added to the file;
+of several for one side the table has the medians. Work: `video` is 8 frames and 2,087 positions; `picture` is
 one picture and 46; `beams` is the same with 5 beams. `--repeats 1` measures transformers' first call; with
 more the first does not count.
 """
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -97,7 +99,7 @@ def run(given: argparse.Namespace) -> None:
     """Each side in turn, each a line of the file as soon as it is there."""
     frames, beams, positions = WORKS[given.work]
     work = ours.Work(frames, given.tokens, beams, given.repeats)
-    for side in given.sides:
+    for side in given.rounds * given.sides:
         if side == "llama":
             command = [given.llama_python, str(Path(__file__).parent / "peers_llama.py"), "run", given.gguf]
             command += ["--positions", str(positions), "--tokens", str(given.tokens)]
@@ -132,7 +134,10 @@ def side(given: argparse.Namespace) -> None:
 def table(files: list[Path]) -> str:
     """What must be shown, as Markdown: ratios, memory, shares of the limits, and what each side took."""
     lines = [json.loads(line) for file in files for line in file.read_text().splitlines() if line.strip()]
-    found = {(one["work"], one["side"]): one for one in lines}
+    sorted_out: dict[tuple[str, str], list[dict]] = {}
+    for one in lines:
+        sorted_out.setdefault((one["work"], one["side"]), []).append(one)
+    found = {key: middle(several) for key, several in sorted_out.items()}
     out = [("work", "ours", "against", "found", "at least", "aim"), ("---",) * 6]
     for what, work, field, mine, theirs, least, aim in ROWS:
         a, b = found.get((work, mine)), found.get((work, theirs))
@@ -160,6 +165,12 @@ def table(files: list[Path]) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" if row else "" for row in out)
 
 
+def middle(several: list[dict]) -> dict:
+    """The lines of one side as one: medians of what is measured, the rest as in the last."""
+    measured = {name for name, value in several[-1].items() if isinstance(value, float | int)}
+    return several[-1] | {name: statistics.median(one[name] for one in several) for name in measured}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -175,6 +186,7 @@ def main() -> None:
         one.add_argument("--llama-python", default=sys.executable)
         one.add_argument("--tokens", type=int, default=16)
         one.add_argument("--repeats", type=int, default=5)
+        one.add_argument("--rounds", type=int, default=1, help="times that each side has its turn")
         one.add_argument("--threads", type=int, default=2)
         one.add_argument("--out", type=Path, help="a file to which lines are added")
     one = commands.add_parser("table")
