@@ -1,9 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from watchword import config as configs
 from watchword.errors import CapacityError, ConfigError
 from watchword.models import build
+from watchword.nn import memory as memories
 from watchword.nn.memory import Memory, gib, group_left, memory
 from watchword.weights import quantize, sizes
 
@@ -100,3 +103,14 @@ def test_container_limits_count_files_as_free(tmp_path, line, folder, names):
 
 def test_sizes_are_told_in_the_unit_that_fits():
     assert [gib(one) for one in (2**30 * 3.25, 2**20 * 80)] == ["3.2 GiB", "80.0 MiB"]
+
+
+def test_freed_memory_is_given_back_where_the_c_library_can(monkeypatch):
+    called = []
+    library = SimpleNamespace(malloc_trim=lambda pad: called.append(pad))
+    for found in (library, SimpleNamespace()):  # the second is another system's
+        monkeypatch.setattr(memories.ctypes, "CDLL", lambda name, found=found: found)
+        memories._trim.cache_clear()
+        memories.give_back()
+    memories._trim.cache_clear()
+    assert called == [0]
