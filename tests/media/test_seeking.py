@@ -160,7 +160,8 @@ def test_all_is_decoded_once_when_that_is_cheaper(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("case", "kind"), [("h264_slices.mp4", "SLICE"), ("h264_whole.mp4", "AUTO"), ("h264_open.ts", "AUTO")]
 )
-def test_threads_share_slices_where_pictures_have_several(tmp_path, case, kind):
+def test_threads_share_slices_where_pictures_have_several(tmp_path, monkeypatch, case, kind):
+    monkeypatch.setattr(packets, "_LITTLE", 0)
     codec, options, more = CASES[case]
     with av.open(str(encode(tmp_path / case, codec, options, **more))) as container:
         stream = container.streams.video[0]
@@ -169,6 +170,15 @@ def test_threads_share_slices_where_pictures_have_several(tmp_path, case, kind):
         assert stream.thread_type.name == kind
         packet.decode()
         packets.share_work(stream, packet)  # too late to change it now, and no error
+
+
+def test_no_threads_begin_for_a_short_clip_of_small_pictures(tmp_path):
+    codec, options, more = CASES["h264_whole.mp4"]
+    with av.open(str(encode(tmp_path / "little.mp4", codec, options, **more))) as container:
+        stream = container.streams.video[0]
+        assert stream.frames * stream.width * stream.height <= packets._LITTLE
+        packets.share_work(stream, next(container.demux(stream)))
+        assert stream.thread_type.name == "NONE"
 
 
 def test_a_wrong_key_flag_is_noticed(folder, monkeypatch):

@@ -38,22 +38,11 @@ def main() -> None:
     """Read the task from standard input, do it, and leave without ceremony."""
     task: Task = pickle.load(sys.stdin.buffer)
     network = confine.fence_network()
-    report: dict[str, Any]
     status = _status()
     try:
-        from watchword.media import decode  # noqa: F401  loaded before files are out of reach
-
-        _warm()
-        limits = confine.limit(
-            task.policy.sandbox_memory, task.policy.max_seconds, task.policy.max_memory + SLACK
-        )
-        calls = confine.filter_calls()
-        walls = {"namespace": network, "seccomp": calls, "limits": limits}
-        report = (_trial() if task.door == "trial" else _read(task)) | {"walls": walls}
-    except MemoryError:
+        report = _attempt(task, network, status)
+    except MemoryError:  # there may be none left even to say why something else failed
         report = {"memory": True}
-    except Exception as error:  # whatever a stranger's file makes of a decoder
-        report = _reason(error, _peak(status) > task.policy.sandbox_memory - _NEAR)
     os.pwrite(task.report, json.dumps(report).encode(), 0)
     os._exit(0)
 
@@ -100,6 +89,24 @@ def _peak(status: int | None) -> int:
     text = "" if status is None else os.pread(status, 2**16, 0).decode()
     sizes = [line.split()[1] for line in text.splitlines() if line.startswith("VmPeak:")]
     return 1024 * int(sizes[0]) if sizes else 0
+
+
+def _attempt(task: Task, network: bool, status: int | None) -> dict[str, Any]:
+    """What came of it: what was read, or why not."""
+    try:
+        from watchword.media import decode  # noqa: F401  loaded before files are out of reach
+
+        _warm()
+        limits = confine.limit(
+            task.policy.sandbox_memory, task.policy.max_seconds, task.policy.max_memory + SLACK
+        )
+        calls = confine.filter_calls()
+        walls = {"namespace": network, "seccomp": calls, "limits": limits}
+        return (_trial() if task.door == "trial" else _read(task)) | {"walls": walls}
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a stranger's file makes of a decoder
+        return _reason(error, _peak(status) > task.policy.sandbox_memory - _NEAR)
 
 
 def _reason(error: BaseException, full: bool) -> dict[str, Any]:

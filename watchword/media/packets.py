@@ -27,6 +27,7 @@ __all__ = ["IndexedTrack", "Key", "Run", "Survey", "Track", "packets_from", "sha
 _SEEKABLE = frozenset(
     ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mjpeg", "prores", "dnxhd", "ffv1")
 )
+_LITTLE = 1_500_000  # pixels of a clip that threads do not pay for (benchmarks/video_reading.md)
 _EMPTY_MPEG4 = 10  # bytes; packets up to this size may say "as before", and then give no frame
 
 
@@ -242,8 +243,14 @@ def share_work(stream: VideoStream, packet: Packet) -> None:
 
     Frame threads, for most clips have one slice a picture. Where H.264 pictures are cut into slices, those
     share it at less cost in memory (1080p on two cores: 0.69 s against 0.88 s, benchmarks/video_reading.md).
+    None for a short clip of small pictures, which is decoded by the time that threads have begun.
     """
-    if not stream.codec_context.is_open:
+    context = stream.codec_context
+    if context.is_open:
+        return
+    if 0 < stream.frames * context.width * context.height <= _LITTLE:
+        stream.thread_type = "NONE"
+    else:
         stream.thread_type = "SLICE" if _slices(stream, packet) > 1 else "AUTO"
 
 

@@ -7,11 +7,12 @@ documented way. Only the wanted ones are kept, so memory does not grow with the 
 import errno
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from watchword.errors import MediaError
@@ -39,6 +40,8 @@ class _Want:
     budget: Budget
     rotate: bool
     fast: bool
+    # one for all frames of a clip: a new one for each costs more than it does for small pictures
+    convert: VideoReformatter = field(default_factory=VideoReformatter)
 
 
 @dataclass(frozen=True)
@@ -324,10 +327,10 @@ def _decode(
 def _pixels(frame: av.VideoFrame, turn: int, want: _Want) -> np.ndarray:
     width, height = _size(frame.width, frame.height, want)
     if (width, height) == (frame.width, frame.height):
-        pixels = frame.to_ndarray(format="rgb24")
+        picture = want.convert.reformat(frame, format="rgb24")
     else:
-        pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
-    return np.rot90(pixels, turn // 90)
+        picture = want.convert.reformat(frame, width, height, "rgb24", interpolation="AREA")
+    return np.rot90(picture.to_ndarray(), turn // 90)
 
 
 def _size(width: int, height: int, want: _Want) -> tuple[int, int]:
