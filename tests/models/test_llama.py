@@ -106,3 +106,16 @@ def test_dynamic_scaling_stretches_beyond_the_trained_length_only():
 def test_rotary_names_a_scaling_it_does_not_know():
     with pytest.raises(ConfigError, match=r"'yarn' is not implemented; known types are default, linear"):
         Rotary(8, 10000.0, dict(rope_type="yarn", factor=2.0), 64)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@torch.no_grad()
+def test_a_tail_is_the_end_of_the_whole(window):
+    model = tiny(
+        MistralConfig(**SMALL | {"num_hidden_layers": 2}, num_key_value_heads=2, sliding_window=window)
+    )
+    prompt, places = torch.randint(0, 49, (2, 9)), torch.arange(9)[None]
+    whole = states(model, prompt)
+    for tail in (1, 5, 9):
+        found = model.hidden(model.embed(prompt), positions=places, cache=Uncached(), tail=tail)
+        torch.testing.assert_close(found, whole[:, -tail:])

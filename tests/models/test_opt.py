@@ -97,3 +97,21 @@ def test_norms_without_weights_have_none():
     model = tiny(layer_norm_elementwise_affine=False, enable_bias=False)
     assert not [name for name in model.state_dict() if "norm" in name or name.endswith("bias")]
     assert torch.isfinite(states(model, torch.randint(0, 50, (1, 5)))).all()
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@torch.no_grad()
+def test_a_tail_is_the_end_of_the_whole(norm_first):
+    model = tiny(do_layer_norm_before=norm_first)
+    prompt, places = torch.randint(0, 49, (2, 9)), torch.arange(9)[None]
+    whole = states(model, prompt)
+    for tail in (1, 5, 9):
+        found = model.hidden(model.embed(prompt), positions=places, cache=Uncached(), tail=tail)
+        torch.testing.assert_close(found, whole[:, -tail:])
+
+
+def test_a_tail_is_one_where_the_last_layer_is_left_out():
+    model = tiny(layerdrop=1.0).train()
+    prompt = torch.randint(0, 49, (2, 9))
+    found = model.hidden(model.embed(prompt), positions=torch.arange(9)[None], cache=Uncached(), tail=3)
+    assert found.shape == (2, 3, 32)

@@ -10,7 +10,7 @@ from watchword.pipeline.families import Exchange
 from watchword.train.batching import Seen, apart_positions, collate
 from watchword.train.encoding import Encoder, blank_all
 from watchword.train.examples import Example, Medium, Turn
-from watchword.train.learner import Learner
+from watchword.train.learner import Learner, learned_tail
 from watchword.train.opening import open_model
 
 CLIP, PICTURE = ("video", 2), ("picture", 1)
@@ -169,3 +169,12 @@ def test_places_of_questions_apart_count_on_from_the_clip():
     parts = torch.tensor([[0, 0, 1, 1, 2, 2, 2], [0, 0, 0, 1, 2, -1, -1]])
     assert apart_positions(parts)[0].tolist() == [0, 1, 2, 3, 2, 3, 4]
     assert apart_positions(parts)[1, :5].tolist() == [0, 1, 2, 3, 3]
+
+
+def test_the_last_layer_computes_from_the_first_learned_place_on():
+    targets = torch.full((2, 6), IGNORED)
+    assert learned_tail(targets) == 1
+    targets[0, 4], targets[1, 2] = 7, 7
+    assert learned_tail(targets) == 4
+    targets[1, 0] = 7
+    assert learned_tail(targets) == 6

@@ -32,10 +32,15 @@ class LlamaAttention(nn.Module):
         self.backend = backend
 
     def forward(
-        self, x: Float[Tensor, "B L D"], cos: Tensor, sin: Tensor, cache: LayerCache, trace: Trace | None
-    ) -> Float[Tensor, "B L D"]:
-        q, k, v = together(x, self.q_proj, self.k_proj, self.v_proj)
-        q = apply_rope(split_heads(q, self.heads), cos, sin)
+        self, x: Float[Tensor, "B L D"], cos: Tensor, sin: Tensor, cache: LayerCache, trace: Trace | None,
+        tail: int | None = None,
+    ) -> Float[Tensor, "B l D"]:  # fmt: skip
+        if tail is None:
+            q, k, v = together(x, self.q_proj, self.k_proj, self.v_proj)
+        else:
+            q, (k, v) = self.q_proj(x[:, -tail:]), together(x, self.k_proj, self.v_proj)
+        q = split_heads(q, self.heads)
+        q = apply_rope(q, cos[..., -q.shape[2] :, :], sin[..., -q.shape[2] :, :])
         k = apply_rope(split_heads(k, self.groups), cos, sin)
         v = split_heads(v, self.groups)
         out, weights = cache.attend(
@@ -78,9 +83,12 @@ class LlamaLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
-        self, x: Float[Tensor, "B L D"], cos: Tensor, sin: Tensor, cache: LayerCache, trace: Trace | None
-    ) -> Float[Tensor, "B L D"]:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, cache, trace)
+        self, x: Float[Tensor, "B L D"], cos: Tensor, sin: Tensor, cache: LayerCache, trace: Trace | None,
+        tail: int | None = None,
+    ) -> Float[Tensor, "B l D"]:  # fmt: skip
+        """One layer further; of `tail` places only the last so many, which still see all."""
+        seen = x if tail is None else x[:, -tail:]
+        x = seen + self.self_attn(self.input_layernorm(x), cos, sin, cache, trace, tail)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -103,13 +111,15 @@ class LlamaStack(nn.Module):
         self.gradient_checkpointing = False
 
     def forward(
-        self, x: Float[Tensor, "B L D"], positions: Int[Tensor, "b L"], cache: Cache, trace: Trace | None
-    ) -> Float[Tensor, "B L D"]:
+        self, x: Float[Tensor, "B L D"], positions: Int[Tensor, "b L"], cache: Cache, trace: Trace | None,
+        tail: int | None = None,
+    ) -> Float[Tensor, "B l D"]:  # fmt: skip
         cos, sin = self.rotary(positions, x.dtype)
         for index, layer in enumerate(self.layers):
             if trace is not None:
                 trace.hidden(x)
-            x = run_layer(self, layer, x, cos, sin, cache.layer(index), trace)
+            last = index == len(self.layers) - 1
+            x = run_layer(self, layer, x, cos, sin, cache.layer(index), trace, tail if last else None)
         x = self.norm(x)
         if trace is not None:
             trace.hidden(x)  # the last entry is normed
@@ -177,9 +187,13 @@ class Llama(Causal):
         positions: Int[Tensor, "b L"],
         cache: Cache,
         trace: Trace | None = None,
-    ) -> Float[Tensor, "B L D"]:
-        """Final hidden states, normed. `positions` count from 0 and turn the rotary angles."""
-        return self.model(embeds, positions, cache, trace)
+        tail: int | None = None,
+    ) -> Float[Tensor, "B l D"]:
+        """Final hidden states, normed, of all places or of the last `tail`, for which less is computed.
+
+        `positions` count from 0 and turn the rotary angles.
+        """
+        return self.model(embeds, positions, cache, trace, tail)
 
     def logits(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         """Scores over the vocabulary."""

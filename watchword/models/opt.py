@@ -33,9 +33,12 @@ class OptAttention(nn.Module):
         self.dropout = config.attention_dropout
         self.backend = backend
 
-    def forward(self, x: Float[Tensor, "B L D"], cache: LayerCache, want_weights: bool) -> Layered:
+    def forward(
+        self, x: Float[Tensor, "B L D"], cache: LayerCache, want_weights: bool, tail: int | None = None
+    ) -> Layered:
         """Attend through the cache, causally."""
-        q, k, v = self.q_proj(x) * self.scale, self.k_proj(x), self.v_proj(x)
+        asks = x if tail is None else x[:, -tail:]
+        q, k, v = self.q_proj(asks) * self.scale, self.k_proj(x), self.v_proj(x)
         out, weights = cache.attend(
             *(split_heads(t, self.heads) for t in (q, k, v)),
             scale=1.0,
@@ -60,10 +63,12 @@ class PreNormLayer(nn.Module):
         self.act = activation(config.activation_function)
         self.dropout = config.dropout
 
-    def forward(self, x: Float[Tensor, "B L D"], cache: LayerCache, want_weights: bool) -> Layered:
-        """Norm first."""
-        out, weights = self.self_attn(self.self_attn_layer_norm(x), cache, want_weights)
-        x = x + self.drop(out)
+    def forward(
+        self, x: Float[Tensor, "B L D"], cache: LayerCache, want_weights: bool, tail: int | None = None
+    ) -> Layered:
+        """Norm first. Of `tail` places only the last so many go further; they still see all."""
+        out, weights = self.self_attn(self.self_attn_layer_norm(x), cache, want_weights, tail)
+        x = (x if tail is None else x[:, -tail:]) + self.drop(out)
         return x + self.feed(self.final_layer_norm(x)), weights
 
     def feed(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
@@ -78,10 +83,12 @@ class PreNormLayer(nn.Module):
 class PostNormLayer(PreNormLayer):
     """The same parts with each norm after the addition: OPT-350m."""
 
-    def forward(self, x: Float[Tensor, "B L D"], cache: LayerCache, want_weights: bool) -> Layered:
+    def forward(
+        self, x: Float[Tensor, "B L D"], cache: LayerCache, want_weights: bool, tail: int | None = None
+    ) -> Layered:
         """Norm last."""
-        out, weights = self.self_attn(x, cache, want_weights)
-        x = self.self_attn_layer_norm(x + self.drop(out))
+        out, weights = self.self_attn(x, cache, want_weights, tail)
+        x = self.self_attn_layer_norm((x if tail is None else x[:, -tail:]) + self.drop(out))
         return self.final_layer_norm(x + self.feed(x)), weights
 
 
@@ -106,8 +113,9 @@ class OptDecoder(nn.Module):
         self.gradient_checkpointing = False
 
     def forward(
-        self, embeds: Float[Tensor, "B L E"], positions: Int[Tensor, "b L"], cache: Cache, trace: Trace
-    ) -> Float[Tensor, "B L E"]:
+        self, embeds: Float[Tensor, "B L E"], positions: Int[Tensor, "b L"], cache: Cache, trace: Trace,
+        tail: int | None = None,
+    ) -> Float[Tensor, "B l E"]:  # fmt: skip
         """Final states, normed and as wide as the embeddings."""
         x = embeds if self.project_in is None else self.project_in(embeds)
         x = x + self.embed_positions(positions + OFFSET)
@@ -116,8 +124,11 @@ class OptDecoder(nn.Module):
             # drawn in training even without layerdrop, so that dropout draws what the reference's draws
             if self.training and torch.rand([]) < self.layerdrop:
                 continue
-            x, weights = run_layer(self, layer, x, cache.layer(index), trace.wants_weights)
+            last = tail if index == len(self.layers) - 1 else None
+            x, weights = run_layer(self, layer, x, cache.layer(index), trace.wants_weights, last)
             trace.weights(weights)
+        if tail is not None:  # of which nothing is missing where the last layer was left out
+            x = x[:, -tail:]
         x = x if self.final_layer_norm is None else self.final_layer_norm(x)
         x = x if self.project_out is None else self.project_out(x)
         trace.hidden(x)  # the last entry is normed and projected
@@ -199,14 +210,16 @@ class Opt(Causal):
         positions: Int[Tensor, "b L"],
         cache: Cache,
         trace: Trace | None = None,
-    ) -> Float[Tensor, "B L E"]:
-        """Final hidden states. `positions` count from 0; padding may have -1.
+        tail: int | None = None,
+    ) -> Float[Tensor, "B l E"]:
+        """Final hidden states of all places, or of the last `tail`. `positions` count from 0; padding may
+        have -1.
 
         Raises:
             CapacityError: a position beyond the learned table.
         """
         self.check(positions, cache)
-        return self.model.decoder(embeds, positions, cache, trace or Trace())
+        return self.model.decoder(embeds, positions, cache, trace or Trace(), tail)
 
     def check(self, positions: Int[Tensor, "b L"], cache: Cache) -> None:
         """Refuse positions that were never learned; asks the device only when there are that many keys."""

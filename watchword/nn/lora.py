@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from watchword.errors import RequestError
+from watchword.nn.lowrank import beside, fits
 from watchword.shapes import Float, Tensor
 
 BASE = "base"
@@ -61,7 +62,7 @@ class Lora(nn.Module):
 
     def forward(self, x: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
         x = F.dropout(x.to(self.A.dtype), self.dropout, self.training)
-        return F.linear(F.linear(x, self.A), self.B) * self.scale
+        return F.linear(F.linear(x, self.A) * self.scale, self.B)  # the narrow side is the cheaper one
 
     def delta(self) -> Float[Tensor, "O I"]:
         """What it adds to the weight, in float32."""
@@ -106,18 +107,21 @@ class LoraLinear(nn.Module):
         self._modules.pop(PREFIX + name, None)
 
     def forward(self, x: Float[Tensor, "B ... I"]) -> Float[Tensor, "B ... O"]:
-        out = self.base(x)
         chosen = CHOSEN.get()
         if isinstance(chosen, Rows):
-            if chosen.count == len(x):
-                return self._by_row(x, out, chosen)
+            return self._by_row(x, chosen)
+        lora = self._modules.get(PREFIX + (chosen or self.active))
+        if lora is not None and not (lora.dropout and lora.training) and fits(x, self.base, lora.A):
+            return beside(x, self.base, lora.A, lora.B, lora.scale)
+        out = self.base(x)
+        return out if lora is None else out + lora(x).to(out.dtype)
+
+    def _by_row(self, x: Tensor, chosen: "Rows") -> Tensor:
+        if chosen.count != len(x):
             raise RequestError(
                 f"LoRA: adapters for {chosen.count} rows, but a linear got {len(x)}; choose one for all"
             )
-        lora = self._modules.get(PREFIX + (chosen or self.active))
-        return out if lora is None else out + lora(x).to(out.dtype)
-
-    def _by_row(self, x: Tensor, out: Tensor, chosen: "Rows") -> Tensor:
+        out = self.base(x)
         for name, where in chosen.groups.items():
             lora = self._modules.get(PREFIX + (name or self.active))
             if lora is not None:  # indexed rows are copies, so each group computes what it would alone

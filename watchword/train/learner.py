@@ -2,7 +2,8 @@
 
 Only the places whose next token is learned go through the language-model head: with thousands of visual
 tokens in a row and tens of thousands of words in the vocabulary, the scores of all places would be larger
-than the model. What several rows look at is looked at once.
+than the model. Of the last layer only the places from the first learned one on are computed: what lies before
+them is looked at there, and asks nothing. What several rows look at is looked at once.
 """
 
 from collections.abc import Sequence
@@ -38,14 +39,14 @@ class Learner(nn.Module):
         text = self.model.language_model
         if self.model.config.text_config.is_encoder_decoder:
             return self._encoder_decoder(text, embeds, batch)
-        labels = labels_behind(batch, embeds.shape[1])
+        targets = F.pad(labels_behind(batch, embeds.shape[1]), (0, 1), value=IGNORED)[:, 1:]
         cache = Uncached() if batch.sees is None else Packed(batch.sees)
         positions = batch.positions
         if positions is None:
             positions = torch.arange(embeds.shape[1], device=embeds.device)[None]
-        hidden = text.hidden(embeds, positions=positions, cache=cache)
-        targets = F.pad(labels, (0, 1), value=IGNORED)[:, 1:]
-        return row_losses(text, hidden, targets)
+        tail = learned_tail(targets)
+        hidden = text.hidden(embeds, positions=positions, cache=cache, tail=tail)
+        return row_losses(text, hidden, targets[:, -tail:])
 
     def embeds(self, batch: Batch) -> Float[Tensor, "B S D"]:
         """Text embeddings with the visual tokens in their places."""
@@ -127,6 +128,12 @@ def labels_behind(batch: Batch, length: int) -> Int[Tensor, "B S"]:
     """The labels, moved behind visual tokens that stand in front of all."""
     added = length - batch.labels.shape[1]
     return F.pad(batch.labels, (added, 0), value=IGNORED) if added else batch.labels
+
+
+def learned_tail(targets: Int[Tensor, "B L"]) -> int:
+    """How many places there are from the first one on at which some row learns; at least one."""
+    learned = (targets != IGNORED).any(dim=0)
+    return targets.shape[1] - int(learned.to(torch.uint8).argmax()) if bool(learned.any()) else 1
 
 
 def row_losses(

@@ -47,7 +47,7 @@ class Packed(Uncached):
             q,
             k,
             v,
-            mask=self.seen,
+            mask=self.seen[..., -q.shape[2] :, :],
             scale=scale,
             bias=bias,
             dropout=dropout,
