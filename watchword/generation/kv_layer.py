@@ -38,17 +38,19 @@ class KVLayer:
         backend: str = "sdpa",
         want_weights: bool = False,
     ) -> Attended:
-        """Write `k`, `v` behind each row's length and attend to all slots up to each query's own."""
+        """Write `k`, `v` behind each row's length and attend to all slots up to each query's own; queries may
+        be those of the last positions only."""
         cache, length = self.cache, k.shape[2]
         self._write(k, v)
         how: dict[str, Any] = dict(scale=scale, dropout=dropout, backend=backend)
-        few = length <= FEW and bias is None and not want_weights
+        few = q.shape[2] <= FEW and bias is None and not want_weights
         in_place = few and self.own is not None and in_blocks(backend, q, *self.own, causal=True)
         slots = None if want_weights else cache.apart(length)
         if slots is not None:
             return self._apart(q, slots, window, bias, in_place, **how)
         keys, values = self._read(slice(0, len(q)), slice(0, cache.longest + length), window, in_place)
         mask = cache.mask(length, window, q.device, keys.shape[2])
+        mask = mask if mask is None else mask[:, :, -q.shape[2] :]
         return attention(
             q,
             keys.to(q.dtype),

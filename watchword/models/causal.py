@@ -37,9 +37,11 @@ class Causal(nn.Module):
 
         Called again with the next piece of a prompt, it goes on where the rows of the cache end.
         """
-        hidden = self._behind(embeds, lengths, cache)
+        tail = embeds.shape[1] + 1 - int(lengths.min())  # the last layer from the first last position on
+        hidden = self._behind(embeds, lengths, cache, tail)
         rows = torch.arange(len(embeds), device=embeds.device)
-        return self.logits(hidden[rows, lengths.to(embeds.device) - 1])  # the head on one position only
+        last = lengths.to(embeds.device) - 1 - embeds.shape[1] + tail
+        return self.logits(hidden[rows, last])  # the head on one position only
 
     def extend(
         self, ids: Int[Tensor, "B L"], lengths: Int[Tensor, "B"], cache: Cache
@@ -55,12 +57,17 @@ class Causal(nn.Module):
         return self.logits(hidden[:, -1])
 
     def _behind(
-        self, embeds: Float[Tensor, "B L D"], lengths: Int[Tensor, "B"], cache: Cache
-    ) -> Float[Tensor, "B L D"]:
-        """States of more positions behind those in the cache, which then has them too."""
+        self,
+        embeds: Float[Tensor, "B L D"],
+        lengths: Int[Tensor, "B"],
+        cache: Cache,
+        tail: int | None = None,
+    ) -> Float[Tensor, "B l D"]:
+        """States of more positions, or the last `tail` of them, behind those in the cache, which then has
+        them too."""
         last = lengths.to(embeds.device) - 1
         places, _ = cache.span(embeds.shape[1], embeds.device)
         places = places.minimum(places[:, :1] + last[:, None])  # padding stretches no dynamic angles
-        hidden = self.hidden(embeds, positions=places, cache=cache)
+        hidden = self.hidden(embeds, positions=places, cache=cache, tail=tail)
         cache.advance(lengths)
         return hidden
