@@ -146,3 +146,34 @@ def test_a_merged_folder_answers_in_the_reference_as_its_adapter_in_peft(folder,
     merged = type(both(folder)[1]).from_pretrained(out).eval()
     where = None if folder[1].endswith("t5") else inputs["attention_mask"].bool()
     agree(logits(merged, inputs), with_adapter, where)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Model with `tie_word_embeddings=True`"
+)  # of the family, not the text model
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
+def test_an_adapter_with_the_head_answers_the_same_both_ways(folder, tmp_path):
+    """New words need the head: a difference beside it is saved and read under the reference's name."""
+    ours, theirs = both(folder)
+    kind = folder[1].split("-")[-1]
+    targets = [*TARGETS[kind], "lm_head"]
+    lora.add_adapter(ours, targets, 4)
+    shaken(ours)
+    save_adapter(ours, tmp_path / "ours", family(ours), base=str(folder[0]))
+    inputs = inputs_for(theirs, folder[1])
+    where = inputs["attention_mask"].bool() if kind != "t5" else None
+    with_adapter = peft.PeftModel.from_pretrained(theirs, tmp_path / "ours").eval()
+    agree(logits(ours, inputs), logits(with_adapter, inputs), where)
+    ours, theirs = both(folder)
+    config = peft.LoraConfig(r=3, lora_alpha=7, target_modules=targets)
+    with_adapter = shaken(peft.get_peft_model(theirs, config)).eval()
+    with_adapter.save_pretrained(tmp_path / "theirs")
+    load_adapter(ours, tmp_path / "theirs", family(ours))
+    assert any(path.endswith("lm_head") for path in lora.adapted(ours))
+    agree(logits(ours, inputs), logits(with_adapter, inputs), where)
+    other, _ = both(folder)
+    other.get_output_embeddings().weight.data[3] += 1
+    with pytest.raises(
+        watchword.CheckpointError, match=r"lm_head.base_layer.weight is not the weight that the model"
+    ):
+        load_adapter(other, tmp_path / "theirs", family(other))

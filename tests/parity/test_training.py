@@ -19,7 +19,7 @@ from watchword.nn import lora
 from watchword.train.batching import Seen, collate
 from watchword.train.encoding import Row
 from watchword.train.learner import Learner
-from watchword.train.recipes import LINEARS, RECIPES, prepare, recipe
+from watchword.train.recipes import LINEARS, QFORMER, RECIPES, prepare, recipe
 
 TOLERANCE = 1e-5
 """Of the model's largest gradient."""
@@ -127,21 +127,35 @@ def alias(name, known):
     return next(one for one in options if one in known)
 
 
-def test_gradients_of_adapters_agree_with_peft(both):
+@pytest.mark.filterwarnings(
+    "ignore:Model with `tie_word_embeddings=True`"
+)  # of the family, not the text model
+@pytest.mark.parametrize(
+    "parts", [("language",), ("language", "lm_head"), ("language", "qformer")], ids="+".join
+)
+def test_gradients_of_adapters_agree_with_peft(both, parts):
     ours, theirs = both()
     kind = ours.config.text_config.model_type
-    learning = prepare(ours, RECIPES["lora"], rank=3, alpha=7.0)
+    if "qformer" in parts and ours.config.model_type == "video_llava":
+        with pytest.raises(RequestError, match=r"'qformer' names nothing that VideoLlava"):
+            prepare(ours, RECIPES["lora"], targets=("qformer",))
+        return
+    learning = prepare(ours, RECIPES["lora"], targets=parts, rank=3, alpha=7.0)
     ours.to(next(theirs.parameters()).dtype)
-    ends = "|".join(LINEARS[kind])
-    wrapped = peft.get_peft_model(
-        theirs, peft.LoraConfig(target_modules=rf".*language_model\..*\.({ends})", r=3, lora_alpha=7)
-    ).eval()
+    targets = rf".*language_model\..*\.({'|'.join(LINEARS[kind])})"
+    targets += "|(.*\\.)?lm_head" * ("lm_head" in parts)
+    targets += rf"|.*qformer\..*\.({'|'.join(QFORMER)})" * ("qformer" in parts)
+    wrapped = peft.get_peft_model(theirs, peft.LoraConfig(target_modules=targets, r=3, lora_alpha=7)).eval()
     named = {n: p for n, p in wrapped.named_parameters() if "lora_" in n}
     by_name = {}
     for n, one in learning.items():
         path, part = re.fullmatch(r"(.*)\.lora_default\.([AB])", n).groups()
-        tail = f".{path.split('language_model.')[1].removeprefix('model.')}.lora_{part}.default.weight"
-        (found,) = [key for key in named if key.endswith(tail) and ".language_model." in key]
+        module = re.sub(r"^language_model\.(model\.)?", "", path)
+        tail = f".{module}.lora_{part}.default.weight"
+        own = [
+            key for key in named if key.endswith(tail) and (".qformer." in key) == path.startswith("qformer.")
+        ]
+        (found,) = own
         by_name[n] = named[found]
         with torch.no_grad():
             one.copy_(torch.randn_like(one) * 0.1)

@@ -188,6 +188,19 @@ def test_a_run_from_parquet_lowers_the_loss(checkpoints, tmp_path):
     assert np.mean(found[-2:]) < 0.7 * found[0]
 
 
+def test_a_run_from_a_datasets_object_lowers_the_loss(checkpoints, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [
+        one | {"image": Image.open(tmp_path / one["image"]).copy()} for one in material.lines(tmp_path, 6)
+    ]
+    data = datasets.Dataset.from_list(rows)
+    assert isinstance(data, datasets.Dataset)
+    ask = {"model": checkpoints("video_llava"), "out": tmp_path / "run", "recipe": "language", "steps": 8}
+    train.run(data, **ask, **QUICK | {"workers": 1, "rate": 1e-2})
+    found = losses(tmp_path / "run")
+    assert np.mean(found[-2:]) < 0.7 * found[0]
+
+
 def test_a_run_tells_what_learns_and_what_it_takes_before_the_first_step(checkpoints, pictures, tmp_path):
     told = []
     ask = {"model": checkpoints("video_llava"), "out": tmp_path, "recipe": "projector", "steps": 1}
@@ -589,3 +602,19 @@ def test_tensorboard_needs_its_package(checkpoints, pictures, tmp_path, monkeypa
             tensorboard=True,
             **QUICK,
         )
+
+
+def test_tensorboard_gets_what_the_table_has(checkpoints, pictures, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = QUICK | {"hold_out": 2, "measure": 2, "samples": 0, "steps": 4}
+    ask = {"model": checkpoints("video_llava"), "out": tmp_path, "recipe": "projector"}
+    train.run(pictures, tensorboard=True, **ask, **settings)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "held_out", "rate", "norm"}
+    seen = events.Scalars("loss")
+    assert [one.step for one in seen] == [1, 2, 3, 4]
+    assert [one.value for one in seen] == pytest.approx(losses(tmp_path), rel=1e-6)
+    assert [one.step for one in events.Scalars("held_out")] == [2, 4]

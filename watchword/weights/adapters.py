@@ -34,6 +34,7 @@ BESIDE = "non_lora_trainables.bin"
 """What the original training scripts of LLaVA models write beside an adapter: other weights that learned."""
 
 KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])\.weight")
+KEPT = re.compile(r"base_model\.model\.(?P<module>.+)\.base_layer\.weight")
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ def load_adapter(
     keys = _keys(shard)
     ours = _places(model, shard, keys, config, family)
     _prove(model, shard, keys, ours, config)
+    _prove_bases(model, shard, ours)
     values = {
         (path, part): shard.read(key) for path, theirs in ours.items() for part, key in keys[theirs].items()
     }
@@ -210,7 +212,7 @@ def _keys(shard: Shard) -> dict[str, dict[str, str]]:
     for key in shard.names:
         match = KEY.fullmatch(key)
         if match is None:
-            strange.append(key)
+            strange += [] if KEPT.fullmatch(key) else [key]
         else:
             found.setdefault(match["module"], {})[match["part"]] = key
     strange += [next(iter(parts.values())) for parts in found.values() if len(parts) < 2]
@@ -270,6 +272,23 @@ def _prove(
             f"{shard.path}: {len(wrong)} tensors do not fit the model and {peft.FILE}: {listed(wrong)}; load "
             "it with the model it was trained on"
         )
+
+
+def _prove_bases(model: nn.Module, shard: Shard, ours: Mapping[str, str]) -> None:
+    """PEFT writes the weight of a head that has a difference beside it, too: it has to be the model's own."""
+    paths = {theirs: path for path, theirs in ours.items()}
+    for key in shard.names:
+        if (match := KEPT.fullmatch(key)) is None:
+            continue
+        linear = model.get_submodule(paths[match["module"]]) if match["module"] in paths else None
+        base = linear.base if isinstance(linear, lora.LoraLinear) else linear
+        own = base.weight if isinstance(base, nn.Linear) else None
+        found = shard.read(key)
+        if own is None or found.shape != own.shape or not torch.equal(found.to(own), own):
+            raise CheckpointError(
+                f"{shard.path}: {key} is not the weight that the model has there, and only differences can "
+                "be added; load it with the model it was trained on, or merge it into its model with PEFT"
+            )
 
 
 def values_of(model: nn.Module, name: str) -> dict[str, Tensor]:
