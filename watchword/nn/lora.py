@@ -107,8 +107,7 @@ class LoraLinear(nn.Module):
         self._modules.pop(PREFIX + name, None)
 
     def forward(self, x: Float[Tensor, "B ... I"]) -> Float[Tensor, "B ... O"]:
-        chosen = CHOSEN.get()
-        if isinstance(chosen, Rows):
+        if isinstance(chosen := CHOSEN.get(), Rows):
             return self._by_row(x, chosen)
         lora = self._modules.get(PREFIX + (chosen or self.active))
         if lora is not None and not (lora.dropout and lora.training) and fits(x, self.base, lora.A):
