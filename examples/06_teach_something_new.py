@@ -1,6 +1,6 @@
 """Teach the embedded model something new, pink things and things that jump, and see what it still knows.
 
-Ten to fifteen minutes on two cores: 2,000 clips are drawn and encoded, learned from as an adapter, and examined.
+Ten to fifteen minutes on two cores: 2,000 clips are drawn, encoded, learned from as an adapter, and examined.
 """
 
 import tempfile
