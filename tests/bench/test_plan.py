@@ -84,7 +84,8 @@ def test_flops_of_a_prompt_are_those_of_its_products(llava):
     rows = (28 // 14) ** 2 + 1
     seen = 2 * 2 * 4 * rows**2 * 24  # two frames, two of three layers
     assert made.tower_flops(2) == pytest.approx(tower + seen)
-    assert made.prompt_flops(30, 2) - made.tower_flops(2) == pytest.approx(sum(calls) + 2 * 30**2 * 24 * 2)
+    attention = 2 * 30**2 * 24 + 4 * 30 * 24  # a layer of all positions, and the last of two for the last one
+    assert made.prompt_flops(30, 2) - made.tower_flops(2) == pytest.approx(sum(calls) + attention)
 
 
 def test_plan_refuses_what_load_refuses(llava, tmp_path):

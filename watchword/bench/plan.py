@@ -68,16 +68,20 @@ class Plan:
     def prompt_flops(self, positions: int, frames: int | None) -> float:
         """Operations before the first word: the tower on every frame, and the text model on the prompt.
 
-        The Q-Former and the projections are left out; they are few.
+        The Q-Former and the projections are left out; they are few. A decoder's last layer computes keys and
+        values of all positions and the rest of the last one.
         """
-        text = self._text()
-        side = [shape for name, shape in text.items() if _in_layers(name, shape)
-                and not (self.text.is_encoder_decoder and ".decoder." in name)]  # fmt: skip
-        layers = self.text.num_hidden_layers
-        causal = 1 if self.text.is_encoder_decoder else 0.5
-        attention = 4 * causal * positions**2 * self.text.hidden_size * layers
-        words = 2 * positions * sum(map(math.prod, side)) + attention
-        return words + self.tower_flops(frames)
+        side = {name: shape for name, shape in self._text().items() if _in_layers(name, shape)}
+        layers, width = self.text.num_hidden_layers, self.text.hidden_size
+        if self.text.is_encoder_decoder:
+            whole = [math.prod(shape) for name, shape in side.items() if ".decoder." not in name]
+            return 2 * positions * sum(whole) + 4 * positions**2 * width * layers + self.tower_flops(frames)
+        once = [math.prod(shape) for name, shape in side.items() if f".layers.{layers - 1}." in name
+                and not name.endswith(("k_proj.weight", "v_proj.weight"))]  # fmt: skip
+        whole = [math.prod(shape) for shape in side.values()]
+        products = 2 * positions * (sum(whole) - sum(once)) + 2 * sum(once)
+        attention = 2 * positions**2 * width * (layers - 1) + 4 * positions * width
+        return products + attention + self.tower_flops(frames)
 
     def tower_flops(self, frames: int | None) -> float:
         """Operations of the vision tower; its layers behind the chosen one are not computed."""
