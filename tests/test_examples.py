@@ -1,13 +1,9 @@
 """Every program in examples/ runs and prints the right answer about the clip it asks about."""
 
-import json
-import re
 import runpy
 from pathlib import Path
 
 import pytest
-
-from watchword.pipeline.opening import EMBEDDED
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SAID = {
@@ -19,23 +15,8 @@ SAID = {
 }
 
 
-LESSON = "06_teach_something_new.py"
-
-
 def test_every_example_is_run():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {*SAID, LESSON}
-
-
-@pytest.mark.slow
-def test_the_embedded_model_learns_something_new_and_keeps_what_it_knew(capsys):
-    if "pink" not in json.loads((EMBEDDED / "tokenizer.json").read_text())["model"]["vocab"]:
-        pytest.skip("the embedded model has no free words yet")
-    runpy.run_path(str(EXAMPLES / LESSON), run_name="__main__")
-    found = re.findall(r"(\S+)% right about what is new, (\S+)% about the rest", capsys.readouterr().out)
-    (new_before, old_before), (new, old) = [[float(one) for one in line] for line in found]
-    assert new >= 85
-    assert new - new_before >= 50
-    assert old >= old_before - 2
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(SAID)
 
 
 @pytest.mark.parametrize("name", SAID)

@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from PIL import Image
 
 import watchword
 from tests import folders
@@ -151,30 +150,6 @@ def test_demo_asks_about_every_clip(capsys, clip, checkpoint, monkeypatch, tmp_p
     assert "a.mp4: How many?\n" in out
     assert "frames 0, 1, 3, 4, 6, 7, 9, 10 at 0.00, 0.04, 0.12, 0.17, 0.25, 0.29, 0.38, 0.42 s; " in out
     assert "the embedded model answers" in err
-
-
-def test_demo_shows_each_model_that_is_there_what_it_can_see(capsys, clip, checkpoint, monkeypatch, tmp_path):
-    monkeypatch.setattr(opening, "EMBEDDED", checkpoint)
-    monkeypatch.setattr(demo, "DEMO", tmp_path)
-    monkeypatch.setattr(demo, "CLIPS", tmp_path)
-    (tmp_path / "instructblip").mkdir()
-    folders.instructblip(tmp_path / "instructblip")
-    (tmp_path / "a.mp4").write_bytes(clip.read_bytes())
-    Image.new("RGB", (40, 40)).save(tmp_path / "b.jpg")
-    asked = {"a.mp4": {"What happens?": "Nothing."}, "b.jpg": {"What is it?": "A circle."}}
-    (tmp_path / "clips.json").write_text(json.dumps(asked))
-    talk = [["Is there a circle?", "Yes."], ["What colour is it?", "Red."]]
-    (tmp_path / "talks.json").write_text(json.dumps({"b.jpg": talk}))
-    code, out, err = run(capsys, "demo")
-    assert code == 0
-    first, second = out.split("\n== instructblip\n")
-    assert first.startswith("== video-llava\n")
-    assert "instructblip-video" not in out  # that folder is not there
-    assert ["a.mp4: What happens?" in part for part in (first, second)] == [True, False]
-    for part in (first, second):
-        assert "b.jpg: What is it?\n" in part
-        assert re.search(r"b\.jpg, turn 2: What colour is it\?\n  .*\n  frames 0; ", part)
-    assert "instructblip answers (instructblip, float32 on " in err
 
 
 def test_version_is_printed(capsys):

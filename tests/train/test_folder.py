@@ -13,7 +13,6 @@ from watchword.train.student import Student
 
 CLIPS = Path(pipeline.__file__).parents[1] / "demo" / "clips"
 ASKED = json.loads((CLIPS / "clips.json").read_text(encoding="utf-8"))
-TALKS = json.loads((CLIPS / "talks.json").read_text(encoding="utf-8"))
 LOOK = Look()
 
 
@@ -61,13 +60,6 @@ def test_embedded_model_is_right_about_its_clips():
     model = pipeline.load()
     given = {name: {q: model.ask(CLIPS / name, q).text for q in asked} for name, asked in ASKED.items()}
     assert given == ASKED
-
-
-def test_embedded_model_keeps_up_a_conversation():
-    model = pipeline.load()
-    for name, turns in TALKS.items():
-        chat = model.chat(CLIPS / name)
-        assert [[question, chat.ask(question).text] for question, _ in turns] == turns
 
 
 @pytest.mark.parametrize("question", ["what happens", "WHAT happens?!", "Please tell me what happens."])

@@ -12,16 +12,14 @@ import torch
 
 from watchword.train.exam import examiner
 from watchword.train.folder import write_folder
-from watchword.train.lessons import LATE, Look
+from watchword.train.lessons import Look
 from watchword.train.loop import Run, Stage, train
 from watchword.train.student import Student
 
 STAGES = [
     Stage("sight", steps=1000, peak=2e-3, clips=64, asks=False),
-    Stage("answers", steps=1600, peak=2e-3, clips=16, asks=True, pictures=6, tower=0.15, free=True),
-    Stage(
-        "settling", steps=2200, peak=1.5e-3, clips=32, asks=True, pictures=4, tower=0.3, free=True, often=LATE
-    ),
+    Stage("answers", steps=2200, peak=2e-3, clips=32, asks=True, pictures=6, tower=0.15),
+    Stage("wordings", steps=1000, peak=1e-3, clips=32, asks=True, pictures=6, tower=0.3, free=True),
 ]
 
 
@@ -38,11 +36,14 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="one is fastest beside other work on two cores"
     )
+    parser.add_argument(
+        "--wide", action="store_true", help="learn the wider world instead, whose course is not settled yet"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    look = Look()
+    look = Look(wide=options.wide)
     run = Run(options.out, Student(look))
     train(run, STAGES, seed=options.seed, look=look, examine=examiner(look))
     write_folder(run.student.model, options.folder or options.out / "video-llava", look)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from watchword.shapes import Bool, Float, Int, Tensor
-from watchword.train.shapes import ACTIONS, COLOURS, MOST, SHAPES
+from watchword.train.shapes import ACTIONS, COLOURS, MOST, SHAPES, Scenes
 from watchword.train.world import World
 
 SPREAD = 0.29
@@ -28,20 +28,18 @@ class Lesson:
     """What each patch of each frame of a batch should tell; N counts patches row by row, class token left
     out."""
 
-    count: Int[Tensor, "B T"]  # objects that the frame shows
+    count: Int[Tensor, "B"]  # objects in the scene, from 0
     seen: Bool[Tensor, "B T N"]  # the patch shows an object; the rest only means something where True
     colour: Int[Tensor, "B T N"]
     shape: Int[Tensor, "B T N"]
     place: Float[Tensor, "B T N 3"]  # x, y and radius of the whole object
     action: Int[Tensor, "B T N"]
-    telling: Bool[Tensor, "B T N"]  # enough has happened (or will not happen) to name the action
-    when: Float[Tensor, "B T N"]  # the middle of the time in which it acts
-    dated: Bool[Tensor, "B T N"]  # telling, late in the clip, of a thing that acts at a time of its own
+    telling: Bool[Tensor, "B T N"]  # seen, and enough has happened (or will not happen) to name the action
     change: Float[Tensor, "B T N 3"]  # of the place since the first frame
     outline: Float[Tensor, "B T N c"]  # the part of each small cell of the patch that shows an object
 
 
-def lesson(scenes: World, times: np.ndarray, covered: Float[Tensor, "B T h w"], grid: int) -> Lesson:
+def lesson(scenes: Scenes | World, times: np.ndarray, covered: Float[Tensor, "B T h w"], grid: int) -> Lesson:
     """The targets for frames at these times, cut into grid x grid patches.
 
     Args:
@@ -53,29 +51,26 @@ def lesson(scenes: World, times: np.ndarray, covered: Float[Tensor, "B T h w"], 
     centre = state[:, :, None, :, :2]  # B T 1 N 2
     gap = np.maximum(np.maximum(corner - centre, centre - corner - 1 / grid), 0)
     near = np.hypot(gap[..., 0], gap[..., 1])  # of the patch to the centre, B T P N
-    covers = near < 0.85 * state[:, :, None, :, 2]
-    touches, left = covers & looks.shown[:, :, None], covers & looks.gone[:, :, None]
+    touches = (near < 0.85 * state[:, :, None, :, 2]) & looks.shown[:, :, None]
     far = np.hypot(*np.moveaxis(corner + 0.5 / grid - centre, -1, 0))
-    owner = np.where(touches, near + 1e-3 * far, np.where(left, 5, 9)).argmin(axis=-1)  # B T P
+    owner = np.where(touches, near + 1e-3 * far, 9).argmin(axis=-1)  # B T P
     row = np.arange(len(scenes))[:, None, None]
     time = np.arange(times.shape[1])[None, :, None]
     change = state - state[:, :1]
     still = scenes.action[row, owner] == 0
     seen = touches.any(axis=-1)
     moved = np.abs(change[row, time, owner]) / (0.12, 0.12, 0.035)
-    telling = seen & ((moved.max(axis=-1) > 1) | looks.told[row, time, owner])
-    telling |= ~seen & left.any(axis=-1)
-    when = looks.when[row, owner]
     return Lesson(
-        count=torch.from_numpy(looks.shown.sum(axis=-1)),
+        count=torch.from_numpy(scenes.count - 1),
         seen=torch.from_numpy(seen),
         colour=torch.from_numpy(looks.colour[row, time, owner]),
         shape=torch.from_numpy(scenes.shape[row, owner]),
         place=torch.from_numpy((state[row, time, owner] - (0.5, 0.5, 0.15)) / (SPREAD, SPREAD, 0.05)).float(),
         action=torch.from_numpy(scenes.action[row, owner]),
-        telling=torch.from_numpy(telling | seen & still & (time >= times.shape[1] // 2)),
-        when=torch.from_numpy((when - 0.5) / SPREAD).float(),
-        dated=torch.from_numpy(telling & (time >= times.shape[1] * 3 // 4)),
+        telling=torch.from_numpy(
+            seen & ((moved.max(axis=-1) > 1) | looks.told[row, time, owner])
+            | seen & still & (time >= times.shape[1] // 2)
+        ),
         change=torch.from_numpy(change[row, time, owner] / (SPREAD, SPREAD, 0.05)).float(),
         outline=outline(covered, grid),
     )
@@ -107,14 +102,14 @@ class SightHeads(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.sizes = (2, len(COLOURS), len(SHAPES), 3, MOST + 1)
+        self.sizes = (2, len(COLOURS), len(SHAPES), 3, MOST)
         self.read = nn.Linear(width, sum(self.sizes))
 
     def forward(self, features: Float[Tensor, "B T P D"], target: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and per head the share of right answers; the class token comes first."""
         seen, colour, shape, place, count = self.read(features.float()).split(self.sizes, dim=-1)
         where = target.seen
-        counts = target.count[:, :, None].expand(count.shape[:3])
+        counts = target.count[:, None, None].expand(count.shape[:3])
         place_loss = F.smooth_l1_loss(place[:, :, 1:][where], target.place[where])
         seen, colour, shape = seen[:, :, 1:], colour[:, :, 1:][where], shape[:, :, 1:][where]
         loss = (
@@ -136,25 +131,22 @@ class SightHeads(nn.Module):
 
 
 class MotionHeads(nn.Module):
-    """Reads the language model's states at visual positions: what has the object done so far, and when."""
+    """Reads the language model's states at visual positions: what has the object done so far."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, actions: int = len(ACTIONS)) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.read = nn.Linear(width, len(ACTIONS) + 4)
+        self.read = nn.Linear(width, actions + 3)
 
     def forward(self, states: Float[Tensor, "B T P D"], target: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and the share of right answers; the class token comes first."""
         out = self.read(self.norm(states.float()))[:, :, 1:]
-        action, change = out[target.telling][:, :-4], out[target.seen][:, -4:-1]
+        action, change = out[target.telling][:, :-3], out[target.seen][:, -3:]
         change_loss = F.smooth_l1_loss(change, target.change[target.seen])
-        when, told = out[target.dated][:, -1], target.when[target.dated]
-        when_loss = F.smooth_l1_loss(when, told, reduction="sum") / max(1, len(told))  # perhaps nobody acts
-        loss = F.cross_entropy(action, target.action[target.telling]) + 2 * change_loss + 2 * when_loss
+        loss = F.cross_entropy(action, target.action[target.telling]) + 2 * change_loss
         with torch.no_grad():
             right = {
                 "action": (action.argmax(-1) == target.action[target.telling]).float().mean(),
                 "change": change_loss.detach(),
-                "when": when_loss.detach(),
             }
         return loss, right

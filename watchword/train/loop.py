@@ -9,19 +9,18 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from watchword.train.lessons import OFTEN, Batch, Look
-from watchword.train.pupil import Pupil, step_size
+from watchword.train.lessons import Batch, Lessons, Look
+from watchword.train.student import Student, step_size
 
 logger = logging.getLogger(__name__)
-P = TypeVar("P", bound=Pupil)
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,6 @@ class Stage:
         tower: share of the learning rate that the vision tower gets; what it has learned is soon lost at a
             full one.
         free: questions are worded in more ways.
-        often: how much more often kinds are asked than others.
-        until: the step at which it ends, if that is before its schedule does.
     """
 
     name: str
@@ -48,25 +45,14 @@ class Stage:
     warm_up: int = 100
     tower: float = 1.0
     free: bool = False
-    often: Mapping[str, float] = field(default_factory=lambda: OFTEN)
-    until: int | None = None
-
-    @property
-    def end(self) -> int:
-        """The step at which it ends."""
-        return self.steps if self.until is None else self.until
-
-    def draws(self) -> dict[str, Any]:
-        """What its lessons are drawn by."""
-        return {name: getattr(self, name) for name in ("clips", "asks", "pictures", "free", "often")}
 
 
 @dataclass
-class Run(Generic[P]):
+class Run:
     """A run's place in its course, and where it is kept."""
 
     folder: Path
-    student: P
+    student: Student
     stage: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -113,12 +99,12 @@ class Run(Generic[P]):
 
 
 def train(
-    run: Run[P],
-    stages: Sequence[Stage],
+    run: Run,
+    stages: list[Stage],
     *,
     seed: int,
     look: Look,
-    examine: Callable[[P], dict[str, float]],
+    examine: Callable[[Student], dict[str, float]],
     report_each: int = 50,
     examine_each: int = 500,
 ) -> None:
@@ -142,19 +128,19 @@ def train(
 
 
 def play(
-    run: Run[P],
+    run: Run,
     stage: Stage,
     optimizer: torch.optim.Optimizer,
     material: Iterator[Batch],
-    examine: Callable[[P], dict[str, float]],
+    examine: Callable[[Student], dict[str, float]],
     report_each: int,
     examine_each: int,
 ) -> None:
     """One stage, step by step."""
     sums: dict[str, list[float]] = defaultdict(list)
     run.student.train()
-    while run.step < stage.end:
-        began = time.process_time()  # no minute counts in which other work had the processor
+    while run.step < stage.steps:
+        began = time.perf_counter()
         for group in optimizer.param_groups:
             rate = step_size(run.step, stage.steps, stage.peak, warm_up=stage.warm_up)
             group["lr"] = rate * (stage.tower if group["tower"] else 1.0)
@@ -164,7 +150,7 @@ def play(
         torch.nn.utils.clip_grad_norm_(run.student.parameters(), 1.0)
         optimizer.step()
         run.step += 1
-        run.seconds += time.process_time() - began
+        run.seconds += time.perf_counter() - began
         for name, value in report.items():
             sums[name].append(float(value))
         if run.step % report_each == 0:
@@ -179,7 +165,7 @@ def play(
                 run.seconds,
                 "  ".join(f"{k} {v:.3f}" for k, v in means.items()),
             )
-        if stage.asks and (run.step % examine_each == 0 or run.step == stage.end):
+        if stage.asks and (run.step % examine_each == 0 or run.step == stage.steps):
             found = examine(run.student)
             run.note(found)
             logger.info("examined: %s", "  ".join(f"{k} {v:.3f}" for k, v in found.items()))
@@ -187,17 +173,29 @@ def play(
             run.save(optimizer)
 
 
-def batches(run: Run[P], stage: Stage, seed: int, look: Look) -> Iterator[Batch]:
+def batches(run: Run, stage: Stage, seed: int, look: Look) -> Iterator[Batch]:
     """The stage's material from the run's place on, drawn ahead in one process."""
     first = run.stage * 10_000_000 + run.step  # no batch of one stage comes again in another
-    lessons = run.student.lessons(seed, first, look=look, **stage.draws())
+    lessons = Lessons(
+        seed,
+        first,
+        clips=stage.clips,
+        look=look,
+        asks=stage.asks,
+        pictures=stage.pictures,
+        free=stage.free,
+    )
     return iter(DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=4))
 
 
-def make_optimizer(student: Pupil) -> torch.optim.AdamW:
+def make_optimizer(student: Student) -> torch.optim.AdamW:
     """AdamW in four groups: the vision tower with its heads and the rest, matrices (which decay) and
     vectors."""
-    seeing = {id(p) for part in student.seeing() for p in part.parameters()}
+    seeing = {
+        id(p)
+        for part in (student.model.video_tower, student.outline, student.sight)
+        for p in part.parameters()
+    }
     groups = [
         {"params": chosen, "weight_decay": 0.03 if matrix else 0.0, "tower": tower}
         for matrix in (True, False)

@@ -1,24 +1,21 @@
 """The embedded model while it learns: its config, its first weights, and its losses."""
 
 import math
-from typing import Self
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from watchword.config import VideoLlavaConfig
-from watchword.hf.language import IGNORED
+from watchword.hf.language import causal_loss
 from watchword.hf.video_llava import VideoLlavaForConditionalGeneration
-from watchword.models.clip import ClipAttention
 from watchword.models.llama import Llama
 from watchword.nn.trace import Trace
 from watchword.shapes import Float, Tensor
+from watchword.train import world
 from watchword.train.dense import MotionHeads, OutlineHead, SightHeads
 from watchword.train.lessons import Batch, Look
-from watchword.train.mentions import MentionHeads
 from watchword.train.packing import Pack, Packed, answered
-from watchword.train.pupil import Pupil
+from watchword.train.shapes import ACTIONS
 
 TAPS = (1, -2)
 """Vision layers that outlines and everything else are taught on; the second is the one the language model
@@ -26,7 +23,7 @@ reads."""
 MOTION_LAYER = 2
 """The language model's layer whose states are taught what has happened."""
 
-WEIGHTS = {"outline": 3.0, "sight": 0.3, "motion": 0.5, "mention": 0.5}
+WEIGHTS = {"outline": 3.0, "sight": 0.3, "motion": 0.5}
 """Of the temporary lessons beside the answers' loss; while there are no questions `sight` counts in full."""
 
 
@@ -66,7 +63,7 @@ def demo_config(look: Look) -> VideoLlavaConfig:
     )
 
 
-class Student(Pupil):
+class Student(nn.Module):
     """The model and its temporary heads.
 
     Both towers are one while learning: pictures then profit from what clips teach, and the folder gets two
@@ -82,19 +79,8 @@ class Student(Pupil):
         width = config.vision_config.hidden_size
         self.outline = OutlineHead(width)
         self.sight = SightHeads(width)
-        self.motion = MotionHeads(config.text_config.hidden_size)
-        self.mention = MentionHeads(config.text_config.hidden_size)
-
-    def train(self, mode: bool = True) -> Self:
-        """Written out while it learns, since the fused kernel does so fifteen times as slowly in bfloat16."""
-        for module in self.model.video_tower.modules():
-            if isinstance(module, ClipAttention):
-                module.backend = "eager" if mode else "sdpa"
-        return super().train(mode)
-
-    def seeing(self) -> tuple[nn.Module, ...]:
-        """Tower and its heads."""
-        return self.model.video_tower, self.outline, self.sight
+        actions = world.ACTIONS if look.wide else ACTIONS
+        self.motion = MotionHeads(config.text_config.hidden_size, len(actions))
 
     def features(
         self, pixels: Float[Tensor, "B T 3 h w"]
@@ -105,45 +91,28 @@ class Student(Pupil):
         return early, late
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """What to minimise, and how well each thing goes; products in bfloat16, for which processors have
-        units."""
-        with torch.autocast(batch.pixels.device.type, torch.bfloat16):
-            return self.losses(batch)
-
-    def losses(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """The same, as precisely as the caller's settings say."""
+        """What to minimise, and how well each thing goes."""
         early, features = self.features(batch.pixels)
         outline = self.outline(early, batch.target)
         sight, seen = self.sight(features, batch.target)
         report = {"outline": float(outline.detach()), **seen}
         if batch.pack is None:
             return WEIGHTS["outline"] * outline + sight, report
-        hidden, states = self.read(batch.pack, features)
-        wanted = batch.pack.labels[:, 1:] != IGNORED
-        logits = reader(self.model).logits(hidden[:, :-1][wanted]).float()
-        answers = F.cross_entropy(logits, batch.pack.labels[:, 1:][wanted])
+        logits, states = self.answers(batch.pack, features)
+        answers = causal_loss(logits, batch.pack.labels)
         loss = answers + WEIGHTS["sight"] * (WEIGHTS["outline"] * outline + sight)
         kind = "video" if batch.is_video else "picture"
-        guess = torch.full_like(batch.pack.labels, IGNORED)
-        guess[:, :-1][wanted] = logits.detach().argmax(-1)
-        right = [good for row in answered(guess, batch.pack) for good in row]
+        right = [good for row in answered(logits.detach(), batch.pack) for good in row]
         report |= {f"{kind}_loss": float(answers.detach()), f"{kind}_right": sum(right) / len(right)}
-        if batch.mentions is not None:
-            early, late = states[MOTION_LAYER].float(), states[MOTION_LAYER + 1].float()
-            mention, known = self.mention(early, late, batch.mentions, moving=batch.is_video)
-            loss = loss + WEIGHTS["mention"] * mention
-            report |= {f"named_{name}": value for name, value in known.items()}
         if batch.is_video:
-            middle = states[MOTION_LAYER][:, batch.pack.cuts[0] - seen_tokens(features) : batch.pack.cuts[0]]
-            middle = torch.unflatten(middle, 1, features.shape[1:3])
-            motion, moved = self.motion(middle, batch.target)
+            motion, moved = self.motion(states, batch.target)
             loss, report = loss + WEIGHTS["motion"] * motion, report | moved
         return loss, report
 
-    def read(
+    def answers(
         self, pack: Pack, features: Float[Tensor, "B T P D"]
-    ) -> tuple[Float[Tensor, "B L H"], list[Float[Tensor, "B L H"]]]:
-        """The last states at every place, and those after each layer, the embeddings first.
+    ) -> tuple[Tensor, Float[Tensor, "B T N H"]]:
+        """Scores at every place, and the language model's states where it reads the clip or picture.
 
         Pictures, which are features of one frame, go without their class token: the documented default.
         """
@@ -155,17 +124,12 @@ class Student(Pupil):
         embeds = self.model.place(text.embed(pack.ids), pack.ids, images, clips)
         states: list[Tensor] = []
         hidden = text.hidden(
-            embeds,
-            positions=pack.positions,
-            cache=Packed(pack.mask(), pack.cuts),
-            trace=Trace(hidden_states=states),
+            embeds, positions=pack.positions, cache=Packed(pack.mask()), trace=Trace(hidden_states=states)
         )
-        return hidden, states
-
-
-def seen_tokens(features: Float[Tensor, "B T P D"]) -> int:
-    """Visual tokens of a clip."""
-    return features.shape[1] * features.shape[2]
+        seen = features.shape[1] * features.shape[2]
+        first = int((pack.part[0] == 0).sum()) - seen
+        middle = states[MOTION_LAYER][:, first : first + seen]
+        return text.logits(hidden), torch.unflatten(middle, 1, features.shape[1:3])
 
 
 def reader(model: VideoLlavaForConditionalGeneration) -> Llama:
@@ -192,3 +156,9 @@ def begin(model: VideoLlavaForConditionalGeneration, ids: dict[str, int]) -> Non
         for word, index in ids.items():
             if word.lower() in ids and word.lower() != word:
                 table[index] = table[ids[word.lower()]] + 0.1 * torch.randn(table.shape[1])
+
+
+def step_size(step: int, steps: int, peak: float, *, warm_up: int = 100, floor: float = 0.02) -> float:
+    """Learning rate: a straight climb, then half a cosine down to `floor` of the peak."""
+    climb = min(1.0, (step + 1) / warm_up)
+    return peak * climb * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))

@@ -1,5 +1,5 @@
-"""Kinds of questions; beside those of `train.questions`: what comes first, where things stand, what becomes
-of them. Each answer follows from what a clip of eight frames, or of four, shows.
+"""Questions about the wider world, beside those of `train.questions`: what comes first, where things stand,
+what becomes of them. Each answer follows from what a clip of eight frames, or of four, shows.
 
 `CLIPS` and `PICTURES` map the name of a kind to a function that asks one question of that kind, or returns
 None where the world does not admit it.

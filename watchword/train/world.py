@@ -1,8 +1,8 @@
-"""A world of shapes: scenes from a seed, and their frames at any size.
+"""The wider world: things also turn, become another colour, appear and vanish, some one after the other.
 
-Things move, grow, shrink, turn, become another colour, appear and vanish, some one after the other. A `World`
-holds a whole batch as arrays, so that thousands of clips a second can be drawn for training; the same world
-drawn at 320 pixels makes the clips that are encoded as files. A picture is a world in which nothing happens.
+A `World` is what `shapes.Scenes` is for the embedded model's first world, and draws on it: the same colours,
+shapes, sizes and backgrounds, in the same units. Each thing has a time of its own. A picture is a world in
+which nothing happens.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,6 @@ import torch
 from watchword.shapes import Float, Tensor, UInt8
 from watchword.train import shapes
 from watchword.train.shapes import (
-    ACTIONS,
     COLOURS,
     GROWN,
     LARGE,
@@ -28,6 +27,7 @@ from watchword.train.shapes import (
     Thing,
 )
 
+ACTIONS = (*shapes.ACTIONS, "turns", "becomes", "appears", "vanishes")
 SUDDEN = ("becomes", "appears", "vanishes")
 """Actions that take a moment, not a stretch of time."""
 
@@ -38,10 +38,8 @@ when it looks the same again. Nobody sees a circle turn, so none does."""
 LASTS = 0.05
 """How long sudden actions take."""
 
-TRIES, PATIENCE = 12, 6
-"""Attempts at places drawn at once for each world, and how many times before the cast is drawn anew."""
-FILL = 600
-"""So many attempts are drawn at least, however few worlds need them: small arrays cost as much time."""
+TRIES, PATIENCE = 12, 40
+"""Attempts at places drawn at once, and how many times before the cast is drawn anew."""
 
 # Clips are seen in eight frames, or four. One stands at 0.5 to 0.54, when the first of two has happened and
 # the second has not begun; and one at 0.75 or later, when something of the second is to be seen.
@@ -49,25 +47,6 @@ WHOLE = ((0.0, 0.15), (0.8, 1.0))
 FIRST = ((0.02, 0.1), (0.38, 0.46))
 SECOND = ((0.55, 0.6), (0.86, 0.92))
 MOMENTS = {"whole": (0.3, 0.62), "first": (0.1, 0.38), "second": (0.6, 0.68)}
-
-
-@dataclass(frozen=True)
-class Looks:
-    """What objects look like at some times, B T N.
-
-    Attributes:
-        shown: whether they are to be seen.
-        colour: index into COLOURS.
-        told: whether their looks, and those before, tell what they do; movement tells besides.
-        gone: whether they have vanished.
-        when: the middle of the time in which they act, without T.
-    """
-
-    shown: np.ndarray
-    colour: np.ndarray
-    told: np.ndarray
-    gone: np.ndarray
-    when: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -87,10 +66,10 @@ class World:
     turn: np.ndarray  # B N, angle at the end
     span: np.ndarray  # B N 2, when the thing acts, in parts of the clip
     tint: np.ndarray  # B N 3, what is added to the colour, in grey levels
-    ground: np.ndarray  # B 2 3, the two colours of the background
-    pattern: np.ndarray  # B, index into PATTERNS
-    grain: np.ndarray  # B 8 8, noise that one of the patterns uses
-    angle: np.ndarray  # B 2, direction and period of stripes and gradients
+    ground: np.ndarray  # B 2 3, see `shapes.Scenes` for these four
+    pattern: np.ndarray  # B
+    grain: np.ndarray  # B 8 8
+    angle: np.ndarray  # B 2
 
     def __len__(self) -> int:
         return len(self.count)
@@ -135,15 +114,14 @@ class World:
         seen = np.where(doing == ACTIONS.index("vanishes"), 1 - p, seen)
         return np.stack([*np.moveaxis(centre, -1, 0), radius, self.turn[:, None] * p, new, seen], axis=-1)
 
-    def looks(self, times: np.ndarray) -> Looks:
+    def looks(self, times: np.ndarray) -> shapes.Looks:
         """What everyone looks like at these times."""
         *_, new, seen = np.moveaxis(self.state(times), -1, 0)
         there = (seen > 0.5) & (self.radius[:, None, :, 0] > 0)
         own = np.isin(self.action, [ACTIONS.index(name) for name in ("turns", "becomes", "appears")])
         told = own[:, None] & (self.progress(times) >= 0.5)
         colour = np.where(new > 0, self.becomes[:, None], self.colour[:, None])
-        gone = ~there & (self.action == ACTIONS.index("vanishes"))[:, None]
-        return Looks(there, colour, told & there, gone, self.span.mean(axis=-1))
+        return shapes.Looks(there, colour, told & there)
 
 
 def sample(rng: np.random.Generator, number: int, *, still: bool = False) -> World:
@@ -165,12 +143,11 @@ def sample(rng: np.random.Generator, number: int, *, still: bool = False) -> Wor
         if rounds % PATIENCE == 0:  # a few casts have next to no room
             for name, fresh_roles in cast(rng, count[bad], actors[bad]).items():
                 roles[name][bad] = fresh_roles
-        tries = max(TRIES, FILL // len(bad))
-        some = {name: values[bad].repeat(tries, axis=0) for name, values in roles.items()}
+        some = {name: values[bad].repeat(TRIES, axis=0) for name, values in roles.items()}
         fresh = placed(rng, some)
-        good = roomy(fresh).reshape(-1, tries)
+        good = roomy(fresh).reshape(-1, TRIES)
         solved = np.flatnonzero(good.any(axis=1))
-        chosen = solved * tries + good[solved].argmax(axis=1)
+        chosen = solved * TRIES + good[solved].argmax(axis=1)
         for f in fields(World):
             getattr(worlds, f.name)[bad[solved]] = getattr(fresh, f.name)[chosen]
         bad = np.delete(bad, solved)
