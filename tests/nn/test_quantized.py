@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from watchword.nn import kernels, quantized
-from watchword.nn.quantized import Int8Linear, gated, int8_weights, quantize_rows, together
+from watchword.nn.quantized import Int8Linear, gated, int8_weights, multiplied, quantize_rows, together
 
 
 def relative(got: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -155,3 +155,12 @@ def test_gated_dense_rows_in_pieces_are_those_of_one_pass(monkeypatch):
     with torch.no_grad():
         torch.testing.assert_close(gated(x, gate, up, down, F.silu), learning, atol=0.005, rtol=0.02)
     assert learning.requires_grad
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8), (1, 700, 64), (3, 200, 64)])  # few, and many rows in pieces
+def test_multiplied_in_pieces_is_what_it_is_in_one_pass(shape):
+    torch.manual_seed(0)
+    opened, padded = torch.randn(shape).bfloat16(), torch.randn(*shape[:-1], shape[-1] + 5).bfloat16()
+    raised = padded[..., : shape[-1]]  # as the packed product leaves it: rows lie further apart
+    expected = F.silu(opened) * raised
+    assert torch.equal(multiplied(F.silu, opened, raised), expected)

@@ -115,6 +115,9 @@ def activation_bytes(
     A piece of the prompt with eight rows of model width and three of the MLP's; the scores of a block of its
     attention, once as they are and once in float32; and one matrix, which the product may lay out anew.
     Measured: benchmarks/fit.md.
+
+    Args:
+        piece: the most that the engine runs at once: five of its pieces, where nobody waits.
     """
     rows = min(piece, positions)
     stack = {name: shape for name, shape in shapes.items()
