@@ -8,11 +8,11 @@ One JSON line for the limits of the card (a timed read of 1 GiB, a large bfloat1
   fixed         steps of fixed shape, not recorded
   graph         the same recorded as a CUDA graph
   compiled      the same through torch.compile, then recorded
+  int8, int4    compiled, with weights in so many bits (the head of int4 in 8)
   transformers  generate with a static cache, which it compiles on a card
 Prefill is the time of an answer of one token, decode what each further token of a longer answer takes. Shares
 are of the read rate (weights but the embedding, keys and values, each read once a step) and the matrix rate
 (two operations for each weight and position, and attention). Sides that can not run say why in "left_out".
-No GPU has run this yet.
 """
 
 import argparse
@@ -32,8 +32,10 @@ from watchword.generation.graphs import Stepper, recorder
 from watchword.generation.options import GenerationOptions
 from watchword.generation.requests import Job
 from watchword.generation.serving import Engine
+from watchword.weights.quantize import POLICY, Recipe
 
-SIDES = ("ours", "fixed", "graph", "compiled", "transformers")
+SIDES = ("ours", "fixed", "graph", "compiled", "int8", "int4", "transformers")
+FORMS = ("int8", "int4")
 
 Answer = Callable[[int], object]
 """Answers the prompt with so many tokens."""
@@ -45,7 +47,7 @@ def engine_of(side: str, model: nn.Module, given: argparse.Namespace) -> Answer:
     if side == "fixed":
         decoder = Stepper(model, lambda run: run)
     elif side != "ours":
-        decoder = Stepper(model, recorder(given.device, compiled=side == "compiled"))
+        decoder = Stepper(model, recorder(given.device, compiled=side != "graph"))
     engine = Engine(decoder, dtype=torch.bfloat16, device=given.device, piece=given.prompt)
     ids = torch.randint(3, 32000, (1, given.prompt), generator=torch.Generator().manual_seed(0))
     ids = ids.to(given.device)
@@ -94,25 +96,39 @@ def seconds(answer: Answer, tokens: int, given: argparse.Namespace) -> list[floa
     return found[given.warm_ups :]
 
 
-def work(given: argparse.Namespace) -> tuple[float, float]:
+def quantize(model: nn.Module, form: str) -> None:
+    """The text model's linears in few bits, each of them on the card while it is converted."""
+    recipe = Recipe(form)
+    for path, linear in list(model.named_modules()):
+        if isinstance(linear, nn.Linear):
+            own = POLICY[form]["head" if path == "lm_head" else "text"]
+            model.set_submodule(path, recipe.linear(own, linear.weight, path).to(linear.weight.device))
+
+
+def work(given: argparse.Namespace, side: str = "ours") -> tuple[float, float]:
     """Bytes that a step reads, and operations of a prefill."""
     width, inner = given.width, int(given.width * 2.6875)
     weights = given.layers * (4 * width * width + 3 * width * inner)
     middle = given.prompt + given.tokens / 2
-    read = 2 * (weights + width * 32000) + 2 * 2 * given.layers * width * middle * given.rows
+    bytes_ = {"int8": 1, "int4": 0.5 + 2 / 64}.get(side, 2)  # a scale for each 64
+    head = (1 if side in FORMS else 2) * width * 32000
+    read = bytes_ * weights + head + 2 * 2 * given.layers * width * middle * given.rows
     scores = 2 * 2 * given.layers * width * given.prompt**2 / 2
     return read, given.rows * (2 * weights * given.prompt + scores)
 
 
 def measured(side: str, answer: Answer, given: argparse.Namespace, limits: dict) -> dict:
     """Medians and spreads of one side, and its shares of the limits."""
+    began = time.perf_counter()
+    answer(given.tokens)
+    warm = time.perf_counter() - began
     first, whole = seconds(answer, 1, given), seconds(answer, given.tokens, given)
     prefill = statistics.median(first)
     step = (statistics.median(whole) - prefill) / (given.tokens - 1)
-    read, operations = work(given)
+    read, operations = work(given, side)
     return {
         "side": side, "prefill_s": prefill, "prefill_spread_s": max(first) - min(first),
-        "decode_s": step, "whole_spread_s": max(whole) - min(whole),
+        "first_answer_s": warm, "decode_s": step, "whole_spread_s": max(whole) - min(whole),
         "tokens_per_s": given.rows / step if step > 0 else None,
         "share_of_read_rate": read / step / limits["read_bytes_per_s"] if step > 0 else None,
         "share_of_matrix_rate": operations / prefill / limits["bfloat16_flop_per_s"],
@@ -121,7 +137,7 @@ def measured(side: str, answer: Answer, given: argparse.Namespace, limits: dict)
 
 def why_not(side: str, given: argparse.Namespace) -> str | None:
     """Why a side can not run here."""
-    if side in ("graph", "compiled") and given.device.type != "cuda":
+    if side in ("graph", "compiled", *FORMS) and given.device.type != "cuda":
         return "CUDA graphs need a CUDA device"
     if side == "transformers" and importlib.util.find_spec("transformers") is None:
         return "transformers is not installed"
@@ -166,9 +182,14 @@ def main(words: list[str] | None = None) -> None:
             model = None  # room for the other
             print(json.dumps(measured(side, reference(given), given, limits)), flush=True)
             continue
-        if model is None:
+        if model is None or side in FORMS:
+            model = None
             model = wide_llama(given.layers, given.width)[0].to(given.device)
+        if side in FORMS:
+            quantize(model, side)
         print(json.dumps(measured(side, engine_of(side, model, given), given, limits)), flush=True)
+        if side in FORMS:
+            model = None
 
 
 if __name__ == "__main__":

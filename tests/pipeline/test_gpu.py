@@ -1,4 +1,4 @@
-"""What holds on a card as it does on the host; run with `-m gpu`. No machine with a GPU has run these yet."""
+"""What holds on a card as it does on the host; run with `-m gpu`."""
 
 import importlib.util
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import watchword
+from watchword.weights.quantize import quantized
 
 pytestmark = [
     pytest.mark.gpu,
@@ -58,6 +59,23 @@ def test_half_types_answer(checkpoint, kind, dtype):
     model = watchword.load(checkpoint(kind), device="cuda", dtype=dtype)
     answer = model.ask(PICTURE, "What is it?", max_tokens=4, logprobs=0)
     assert answer.tokens["answer"] >= 1
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("form", ["int8", "int4", "nf4"])
+def test_few_bits_multiply_as_the_weights_they_stand_for(checkpoint, kind, form):
+    model = watchword.load(checkpoint(kind), device="cuda", quantize=form)
+    found = list(quantized(model.model))
+    assert found
+    for path, linear in found:
+        for rows in (1, 7):
+            x = torch.randn(rows, linear.in_features, device="cuda")
+            bias = 0 if linear.bias is None else linear.bias
+            wanted = (x.double() @ linear.dense().double().t() + bias).float()
+            torch.testing.assert_close(linear(x), wanted, rtol=1e-4, atol=1e-4, msg=f"{path}, {rows} rows")
+    plain = [texts(model, **way) for way in WAYS]
+    recorded = watchword.load(checkpoint(kind), device="cuda", quantize=form, compile=True)
+    assert [texts(recorded, **way) for way in WAYS] == plain
 
 
 @pytest.mark.skipif(importlib.util.find_spec("flash_attn") is None, reason="needs flash-attn")

@@ -75,7 +75,7 @@ class BlockLinear(FourBitLinear):
         library = bitsandbytes()
         state = library.functional.QuantState(
             absmax=self.absmax, shape=torch.Size((self.out_features, self.in_features)), dtype=x.dtype,
-            code=torch.tensor(CODES[self.form], device=x.device), blocksize=self.block, quant_type=self.form,
+            code=code_book(self.form, x.device), blocksize=self.block, quant_type=self.form,
         )  # fmt: skip
         return library.matmul_4bit(x, self.weight.t(), quant_state=state)
 
@@ -98,9 +98,16 @@ class BlockLinear(FourBitLinear):
         scale = self.absmax[starts // self.block].unflatten(0, (self.out_features, -1)) * step
         return [nibbles.pack(highs[codes.int()], scale * 16), nibbles.pack(lows[codes.int()], scale)]
 
+    def laid(self) -> tuple[Tensor, ...]:
+        """For the product on a card; a block that several groups share comes once for each."""
+        starts = torch.arange(0, self.in_features * self.out_features, self.group, device=self.absmax.device)
+        scale = self.absmax if self.group == self.block else self.absmax[starts // self.block]
+        book = code_book(self.form, self.weight.device)
+        return self.weight.view(self.out_features, -1), scale.view(self.out_features, -1), book
+
     def rows(self):
         """The dense weights, some outputs at a time."""
-        book = torch.tensor(CODES[self.form], device=self.weight.device)
+        book = code_book(self.form, self.weight.device)
         flat = book[self._codes().flatten().int()]
         scale = self.absmax.repeat_interleave(self.block)[: flat.numel()]
         yield (flat * scale).unflatten(0, (self.out_features, -1))
@@ -109,6 +116,12 @@ class BlockLinear(FourBitLinear):
         plain = self.plain().flatten()
         codes = torch.stack((plain >> 4, plain & 15), dim=-1).flatten()
         return codes[: self.in_features * self.out_features].unflatten(0, (self.out_features, -1))
+
+
+@cache
+def code_book(form: str, device: torch.device) -> Float[Tensor, "16"]:
+    """What the codes stand for, in float32."""
+    return torch.tensor(CODES[form], device=device)
 
 
 @cache

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from watchword.errors import ConfigError
-from watchword.nn import nibbles
+from watchword.nn import nibbles, oncard
 from watchword.nn.kernels import in_pieces
 from watchword.nn.nibbles import ZERO, Plane
 from watchword.nn.quantized import TINY, Through
@@ -48,7 +48,10 @@ class FourBitLinear(nn.Module):
 
     @property
     def operator(self) -> str:
-        """The product in use: "int4pack", or "dense", which unpacks every time."""
+        """The product in use: "int4pack" on a CPU, "weights" on a card, or "dense", which unpacks every
+        time."""
+        if self.weight.device.type == "cuda" and self.group:
+            return "weights"
         fits = self.weight.device.type == "cpu" and self.group in nibbles.GROUPS
         return "int4pack" if fits and nibbles.packing() is not None else "dense"
 
@@ -70,8 +73,14 @@ class FourBitLinear(nn.Module):
         """The product without the bias."""
         if self.planes is not None:
             return nibbles.product(x, self.planes)[:, : self.out_features]
+        if self.operator == "weights":
+            return oncard.four_bit_product(x, *self.laid())
         parts = [F.linear(x, part.to(x.dtype)) for part in self.rows()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def laid(self) -> tuple[Tensor, ...]:
+        """Weights, scales and the code book, as `oncard.four_bit_product` takes them."""
+        raise NotImplementedError
 
     def dense(self) -> Float[Tensor, "N K"]:
         """The weights that the products stand for, in float32."""
@@ -131,6 +140,10 @@ class Int4Linear(FourBitLinear):
     def packed(self) -> list[Plane]:
         """For the product."""
         return [nibbles.pack(unpaired(self.weight), self.scale)]
+
+    def laid(self) -> tuple[Tensor, ...]:
+        """For the product on a card."""
+        return self.weight, self.scale
 
     def rows(self):
         """The dense weights, some outputs at a time."""

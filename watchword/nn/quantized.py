@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from watchword.nn import oncard
 from watchword.nn.kernels import INT8_PRODUCTS, MIDDLE, in_pieces, int8_product
 from watchword.nn.layers import in_pieces as splits
 from watchword.shapes import Float, Tensor, UInt8
@@ -80,7 +81,7 @@ class Int8Linear(nn.Module):
 
     def settle(self) -> None:
         """Bring the weights into the layout of the product; the plain ones are given up where it differs."""
-        if self.packed is None and not self.weight.is_meta:
+        if self.by_rows and self.packed is None and not self.weight.is_meta:
             product = INT8_PRODUCTS[self.operator]
             self.packed = product.pack(self.weight)
             self.weight = self.weight.new_empty(0) if self.packed is not self.weight else self.weight
@@ -93,7 +94,7 @@ class Int8Linear(nn.Module):
     @property
     def operator(self) -> str:
         """The product in use."""
-        return int8_product(self.scale.device.type)
+        return int8_product(self.scale.device.type) if self.by_rows else "weights"
 
     def plain(self) -> Tensor:
         """The weights, output by output."""
@@ -104,8 +105,17 @@ class Int8Linear(nn.Module):
         """The weights that the products stand for, in float32."""
         return self.plain().float() * self.scale[:, None]
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether rows are brought to 8 bits too. A card multiplies them as they are: see `nn.oncard`."""
+        return self.scale.device.type != "cuda"
+
     def forward(self, x: Float[Tensor, "... K"]) -> Float[Tensor, "... N"]:
-        return together(x, self)[0]
+        if self.by_rows or (torch.is_grad_enabled() and x.requires_grad):
+            return together(x, self)[0]
+        out = oncard.int8_product(x.flatten(0, -2), self.weight, self.scale)
+        out = out if self.bias is None else out + self.bias
+        return out.unflatten(0, x.shape[:-1])
 
     def product(self, rows: Rows) -> Float[Tensor, "N O"]:
         """The product of quantized rows without their scales and without the bias."""
@@ -150,16 +160,21 @@ def int8_weights(weight: Float[Tensor, "N K"]) -> dict[str, Tensor]:
 
 def together(x: Float[Tensor, "... K"], *linears: nn.Module) -> list[Float[Tensor, "... N"]]:
     """The same rows through several linears; brought to 8 bits once where all of them want that."""
-    if not all(isinstance(linear, Int8Linear) for linear in linears):
-        return [linear(x) for linear in linears]
-    if torch.is_grad_enabled() and x.requires_grad:
+    if torch.is_grad_enabled() and x.requires_grad and all(isinstance(one, Int8Linear) for one in linears):
         return [Through.apply(x, linear) for linear in linears]
+    if not by_rows(*linears):
+        return [linear(x) for linear in linears]
 
     def run(part: Tensor) -> list[Tensor]:
         rows = quantize_rows(part)
         return [linear.finish(linear.product(rows), rows) for linear in linears]
 
     return _by_piece(x, run, [linear.out_features for linear in linears])
+
+
+def by_rows(*linears: nn.Module) -> bool:
+    """Whether all of them multiply rows of 8 bits."""
+    return all(isinstance(linear, Int8Linear) and linear.by_rows for linear in linears)
 
 
 def gated(
@@ -174,8 +189,7 @@ def gated(
     The scales of the rows that go up are left out of the product and put into those of the next rows, which
     saves a pass over the widest values there are.
     """
-    plain = not all(isinstance(linear, Int8Linear) for linear in (gate, up, down))
-    if plain or up.bias is not None or (torch.is_grad_enabled() and x.requires_grad):
+    if not by_rows(gate, up, down) or up.bias is not None or (torch.is_grad_enabled() and x.requires_grad):
         dense = all(type(linear) is nn.Linear for linear in (gate, up, down))
         if dense and x.dtype == torch.bfloat16 and splits(x, gate.weight):
             # what lies between for 2,087 rows would be 46 MB, four times over and mapped anew in every layer
