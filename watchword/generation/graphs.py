@@ -271,16 +271,19 @@ def recorder(device: torch.device, *, compiled: bool = True) -> Record:
             "compile out"
         )
 
-    pool = torch.cuda.graph_pool_handle()  # one for all, for no two run at a time
+    if compiled and not hasattr(PassLayer.attend, "_torchdynamo_disable"):
+        # Compiled, writing into a part of the rectangle would copy all of it, in every layer. What is between
+        # is the same code in all layers, and is compiled once.
+        PassLayer.attend = torch.compiler.disable(PassLayer.attend)  # type: ignore[method-assign]
 
     def record(run: Run) -> Run:
-        return captured(torch.compile(run, dynamic=False) if compiled else run, device, pool)
+        return captured(torch.compile(run, dynamic=False) if compiled else run, device)
 
     return record
 
 
 @torch.no_grad()
-def captured(run: Run, device: torch.device, pool: Any) -> Run:
+def captured(run: Run, device: torch.device) -> Run:
     """The step as a CUDA graph. Other threads may go on using the GPU meanwhile."""
     side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream(device))
@@ -289,7 +292,7 @@ def captured(run: Run, device: torch.device, pool: Any) -> Run:
             run()
     torch.cuda.current_stream(device).wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         scores = run()
 
     def replay() -> Tensor:

@@ -118,7 +118,7 @@ class OptDecoder(nn.Module):
     ) -> Float[Tensor, "B l E"]:  # fmt: skip
         """Final states, normed and as wide as the embeddings."""
         x = embeds if self.project_in is None else self.project_in(embeds)
-        x = x + self.embed_positions(positions + OFFSET)
+        x = x + self.embed_positions(positions + OFFSET).to(x.device)  # parts may have homes of their own
         for index, layer in enumerate(self.layers):
             trace.hidden(x)
             # drawn in training even without layerdrop, so that dropout draws what the reference's draws

@@ -34,7 +34,7 @@ class Encoder(nn.Module):
         first = self.block[0].layer[0].SelfAttention
         bias = first.position_bias(places, embeds.shape[1], bidirectional=True)
         if mask is not None:  # joined once here, not in every block
-            bias = bias.masked_fill(~mask[:, None, None, :], torch.finfo(bias.dtype).min)
+            bias = bias.masked_fill(~mask.to(bias.device)[:, None, None, :], torch.finfo(bias.dtype).min)
         x = F.dropout(embeds, self.dropout, self.training)
         for block in self.block:
             trace.hidden(x)
