@@ -70,7 +70,7 @@ class BlockLinear(FourBitLinear):
 
     def multiply(self, x: Float[Tensor, "M K"]) -> Float[Tensor, "M N"]:
         """The product without the bias."""
-        if self.operator != "bitsandbytes":
+        if self.card is not None or self.operator != "bitsandbytes":
             return super().multiply(x)
         library = bitsandbytes()
         state = library.functional.QuantState(

@@ -33,18 +33,25 @@ class FourBitLinear(nn.Module):
         self.in_features, self.out_features = inner, outer
         self.bias = nn.Parameter(torch.empty(outer), requires_grad=False) if bias else None
         self.planes: Sequence[Plane] | None = None
+        self.card: tuple[Tensor, ...] | None = None
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take plain tensors."""
-        self.planes = None
+        self.planes = self.card = None
         for name in self.stored:
             setattr(self, name, state[name])
 
     def settle(self) -> None:
-        """Pack, where this machine has a product for packed weights, and give up the plain codes."""
-        if self.planes is None and not self.weight.is_meta and self.operator == "int4pack":
+        """Pack, where this machine has a product for packed weights, and give up the plain codes; or lay them
+        out for a card. Done with the first product, before any compiler looks."""
+        if self.planes is not None or self.card is not None or self.weight.is_meta:
+            return
+        operator = self.operator
+        if operator == "int4pack":
             self.planes = self.packed()
             self.weight = self.weight.new_empty(0)
+        elif operator == "weights":
+            self.card = self.laid()
 
     @property
     def operator(self) -> str:
@@ -73,8 +80,8 @@ class FourBitLinear(nn.Module):
         """The product without the bias."""
         if self.planes is not None:
             return nibbles.product(x, self.planes)[:, : self.out_features]
-        if self.operator == "weights":
-            return oncard.four_bit_product(x, *self.laid())
+        if self.card is not None:
+            return oncard.four_bit_product(x, *self.card)
         parts = [F.linear(x, part.to(x.dtype)) for part in self.rows()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
@@ -95,10 +102,11 @@ class FourBitLinear(nn.Module):
         return super().__getstate__() | {
             "_buffers": dict(self._buffers) | {"weight": self.plain()},
             "planes": None,
+            "card": None,
         }
 
     def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
-        self.weight, self.planes = self.plain(), None
+        self.weight, self.planes, self.card = self.plain(), None, None
         kept = {name: getattr(self, name) for name in self.stored}
         super()._apply(fn, recurse)
         for name, tensor in kept.items():  # changes of type are for the bias alone
