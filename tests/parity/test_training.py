@@ -15,11 +15,13 @@ import watchword
 from tests.parity import tiny
 from watchword.errors import RequestError
 from watchword.hf.language import IGNORED
-from watchword.nn import lora
+from watchword.nn import lora, nibbles
 from watchword.train.batching import Seen, collate
 from watchword.train.encoding import Row
 from watchword.train.learner import Learner
 from watchword.train.recipes import LINEARS, QFORMER, RECIPES, prepare, recipe
+from watchword.weights.quantize import Recipe as Quantized
+from watchword.weights.quantize import plan
 
 TOLERANCE = 1e-5
 """Of the model's largest gradient."""
@@ -111,10 +113,15 @@ def test_gradients_of_a_recipe_agree(both, name):
             recipe(name, kind)
         return
     learning = prepare(ours, recipe(name, kind))
-    renamed = {re.sub(r"^(model\.)", "", n): p for n, p in theirs.named_parameters()}
-    by_name = {n: renamed[alias(n, renamed)] for n in learning}
+    known = reference_names(theirs)
+    by_name = {n: known[alias(n, known)] for n in learning}
     learner = Learner(ours).eval()
     compare(learner, learning, by_name, theirs, *batch_for(ours))
+
+
+def reference_names(theirs):
+    """The reference's parameters, by name without its outermost `model.`."""
+    return {re.sub(r"^(model\.)", "", n): p for n, p in theirs.named_parameters()}
 
 
 def alias(name, known):
@@ -135,12 +142,36 @@ def alias(name, known):
 )
 def test_gradients_of_adapters_agree_with_peft(both, parts):
     ours, theirs = both()
-    kind = ours.config.text_config.model_type
     if "qformer" in parts and ours.config.model_type == "video_llava":
         with pytest.raises(RequestError, match=r"'qformer' names nothing that VideoLlava"):
             prepare(ours, RECIPES["lora"], targets=("qformer",))
         return
-    learning = prepare(ours, RECIPES["lora"], targets=parts, rank=3, alpha=7.0)
+    compare(*adapted(ours, theirs, "lora", parts), *batch_for(ours))
+
+
+def test_gradients_of_adapters_over_few_bits_agree_with_peft(both, monkeypatch):
+    """The reference gets the weights that ours stand for; products are the dense ones, for the packed ones
+    round to bfloat16."""
+    monkeypatch.setattr(nibbles, "packing", lambda: None)
+    ours, theirs = both()
+    known = reference_names(theirs)
+    few = Quantized("nf4")
+    chosen = list(plan(ours, few))
+    assert any(path.startswith("language_model.") for path in chosen)
+    for path in chosen:
+        dense = ours.get_submodule(path)
+        linear = few.linear("nf4", dense.weight.detach(), path)
+        linear.bias = dense.bias
+        ours.set_submodule(path, linear)
+        with torch.no_grad():
+            known[alias(f"{path}.weight", known)].copy_(linear.dense())
+    compare(*adapted(ours, theirs, "qlora", ("language",)), *batch_for(ours))
+
+
+def adapted(ours, theirs, name, parts):
+    """Both with the same adapters: the learner, what learns, the reference's by our names, the reference."""
+    kind = ours.config.text_config.model_type
+    learning = prepare(ours, RECIPES[name], targets=parts, rank=3, alpha=7.0)
     ours.to(next(theirs.parameters()).dtype)
     targets = rf".*language_model\..*\.({'|'.join(LINEARS[kind])})"
     targets += "|(.*\\.)?lm_head" * ("lm_head" in parts)
@@ -161,4 +192,4 @@ def test_gradients_of_adapters_agree_with_peft(both, parts):
             one.copy_(torch.randn_like(one) * 0.1)
             named[found].copy_(one)
     assert len(by_name) == len(named) == len(lora.adapted(ours)) * 2
-    compare(Learner(ours).eval(), learning, by_name, wrapped, *batch_for(ours))
+    return Learner(ours).eval(), learning, by_name, wrapped
