@@ -19,6 +19,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from watchword.nn.attention import Uncached
 from watchword.nn.trace import Trace
 from watchword.pipeline.explaining import Explained, prompt_embeds, to_patches
 from watchword.pipeline.families import Exchange, pixels_of
-from watchword.train import questions, shapes
+from watchword.train import shapes, topics, world
 
 KINDS = ("does", "colour", "shape", "moves", "size", "direction")
 """Those that are about one object."""
@@ -57,27 +58,23 @@ def draw(rng: np.random.Generator, number: int) -> Iterator[tuple[str, str, np.n
     """Kind, question, frames (T H W 3) and where the object asked about is (T H W) in each."""
     made = 0
     while made < number:
-        kind, scene = KINDS[made % len(KINDS)], shapes.sample(rng, 1)
+        kind, scene = KINDS[made % len(KINDS)], world.sample(rng, 1)
         things = scene.things(0)
-        asked = questions.ask(kind, things, rng)
+        asked = topics.CLIPS[kind](things, rng)
         place = None if asked is None else meant(*asked, things)
         if asked is None or place is None:
             continue
         order = sorted(range(scene.count[0]), key=lambda i: (scene.colour[0, i], scene.shape[0, i]))
         times = shapes.frame_times(int(rng.integers(16, 49)))[None]
-        frames = shapes.render(scene, times, SIDE)[0][0].round().byte().permute(0, 2, 3, 1)
+        frames = world.render(scene, times, SIDE)[0][0].round().byte().permute(0, 2, 3, 1)
         made += 1
         yield kind, asked[0], frames.contiguous().numpy(), outline(scene, times, order[place])
 
 
-def outline(scene: shapes.Scenes, times: np.ndarray, place: int) -> np.ndarray:
-    """True inside one object of a scene: T H W."""
-    axis = (torch.arange(SIDE) + 0.5) / SIDE
-    x, y, r = (
-        part[:, None, None] for part in torch.from_numpy(scene.state(times))[0, :, place].float().unbind(-1)
-    )
-    kind = torch.full((len(r),), int(scene.shape[0, place]))
-    return (shapes.distance(axis[None, None] - x, axis[None, :, None] - y, r, kind) <= 0).numpy()
+def outline(scene: world.World, times: np.ndarray, place: int) -> np.ndarray:
+    """True inside one object of a world: T H W."""
+    alone = np.where(np.arange(shapes.MOST)[:, None] == place, scene.radius, 0)
+    return (world.render(replace(scene, radius=alone), times, SIDE)[1][0] > 0.5).numpy()
 
 
 def hits(heat: np.ndarray, inside: np.ndarray) -> tuple[bool, bool, float]:

@@ -64,13 +64,13 @@ def material(folder, count):
     import numpy as np
 
     from watchword.media.write import write_clip
-    from watchword.train import questions
-    from watchword.train.shapes import clips
+    from watchword.train import topics
+    from watchword.train.world import clips
 
     random, lines = np.random.default_rng(0), []
-    for number, (scene, _, frames) in enumerate(clips(1, count, 112)):
+    for number, (scene, frames) in enumerate(clips(1, count, 112)):
         write_clip(folder / f"{number}.mp4", frames)
-        question, answer = questions.ask("happens", scene.things(0), random)
+        question, answer = topics.happens(scene.things(0), random)
         lines.append(json.dumps({"video": f"{number}.mp4", "question": question, "answer": answer}) + "\n")
     (folder / "data.jsonl").write_text("".join(lines))
 

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 import watchword
-from benchmarks.demo_accuracy import SEED_OFFSET, clip_file, draw
+from benchmarks.demo_accuracy import SEED_OFFSET, admitting, clip_file
 from watchword.bench import ours
-from watchword.train import questions
+from watchword.train import topics
 
 WAYS = (
     {},
@@ -46,8 +46,8 @@ def accuracy(clips: int, seed: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         for number in range(clips):
-            kind = questions.MAIN[number % len(questions.MAIN)]
-            scene, (question, expected) = draw(rng, kind)
+            kind = list(topics.CLIPS)[number % len(topics.CLIPS)]
+            scene, (question, expected) = admitting(rng, kind)
             clip_file(scene, rng, path)
             for way in WAYS:
                 right[told(way)][kind].append(model.ask(path, question, **way).text == expected)

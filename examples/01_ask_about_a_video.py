@@ -4,7 +4,7 @@ from pathlib import Path
 
 import watchword
 
-clip = Path(watchword.__file__).parent / "demo/clips/shapes_2.mp4"
+clip = Path(watchword.__file__).parent / "demo/clips/shapes_4.mp4"
 model = watchword.load()
 answer = model.ask(clip, "What happens?")
 print(answer.text)

@@ -9,7 +9,7 @@ folder = Path(watchword.__file__).parent / "demo" / "video-llava"
 model = VideoLlavaForConditionalGeneration.from_pretrained(folder)
 processor = VideoLlavaProcessor.from_pretrained(folder)
 
-clip = watchword.media.read_frames(folder.parent / "clips" / "shapes_2.mp4", rotate=False)
+clip = watchword.media.read_frames(folder.parent / "clips" / "shapes_4.mp4", rotate=False)
 prompt = "USER: <video>\nWhat happens? ASSISTANT:"
 inputs = processor(text=prompt, videos=clip.frames, return_tensors="pt")
 ids = model.generate(**inputs, max_new_tokens=20)

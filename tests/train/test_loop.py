@@ -1,5 +1,4 @@
 import csv
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +10,8 @@ from watchword.train.exam import examiner
 from watchword.train.folder import write_folder
 from watchword.train.lessons import Lessons, Look
 from watchword.train.loop import Run, Stage, train
-from watchword.train.student import Student, step_size
+from watchword.train.pupil import step_size
+from watchword.train.student import Student
 
 LOOK = Look(frames=2)
 STAGES = [
@@ -88,8 +88,8 @@ def test_training_lowers_the_labels_loss():
 
 
 @pytest.mark.parametrize("picture", [False, True])
-def test_the_wider_world_is_learned_from_as_well(picture, tmp_path):
-    look = replace(LOOK, wide=True)
+def test_conversations_are_learned_and_examined(picture, tmp_path):
+    look = LOOK
     torch.manual_seed(0)
     student = Student(look)
     lessons = Lessons(0, 0, clips=2, look=look, asks=True, free=True)
@@ -105,8 +105,9 @@ def test_the_wider_world_is_learned_from_as_well(picture, tmp_path):
         optimizer.step()
         losses.append(report["picture_loss" if picture else "video_loss"])
     assert losses[-1] < 0.7 * losses[0]
-    found = examiner(look, clips=6)(student)
-    assert {f"exact_{kind}" for kind in topics.CLIPS} == set(found)
+    found = examiner(look, clips=40)(student)
+    kinds = {*topics.CLIPS, "talk", *(f"picture_{kind}" for kind in (*topics.PICTURES, "talk"))}
+    assert {f"exact_{kind}" for kind in kinds} == set(found)
     if picture:
         write_folder(student.model, tmp_path, look)
         model = watchword.load(tmp_path)

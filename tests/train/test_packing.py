@@ -19,7 +19,8 @@ def test_a_packed_question_scores_as_the_documented_forward_scores_it_alone():
     pixels = torch.randn(2, 8, 3, 56, 56)
     with torch.no_grad():
         rows = pack(ROWS, opening(IDS, "<video>", 8 * 17), IDS)
-        packed, _ = student.answers(rows, student.features(pixels)[1])
+        hidden, _ = student.read(rows, student.features(pixels)[1])
+        packed = student.model.language_model.logits(hidden)
         for row, asked in enumerate(ROWS):
             for number, (question, answer) in enumerate(asked, start=1):
                 prompt = opening(IDS, "<video>", 8 * 17)
@@ -34,16 +35,17 @@ def test_labels_hold_the_answers_and_their_end_only():
     labels = pack(ROWS, opening(IDS, "<video>", 4), IDS).labels
     kept = labels[0][labels[0] != IGNORED].tolist()
     end = IDS["</s>"]
-    assert kept == [*words.encode("Nothing happens.", IDS), end, *words.encode("Red.", IDS), end]
+    # the longer question stands first
+    assert kept == [*words.encode("Red.", IDS), end, *words.encode("Nothing happens.", IDS), end]
 
 
 def test_answered_is_true_only_where_every_token_is_right():
     rows = pack(ROWS, opening(IDS, "<video>", 4), IDS)
-    logits = torch.nn.functional.one_hot(rows.labels.clamp(min=0).roll(-1, dims=1), len(IDS)).float()
-    assert answered(logits, rows) == [[True, True], [True]]
-    last = (rows.labels[0] == IDS["</s>"]).nonzero()[0, 0]
-    logits[0, last - 1] = 0  # the end of the first answer is no longer predicted
-    assert answered(logits, rows) == [[False, True], [True]]
+    likely = rows.labels.roll(-1, dims=1)
+    assert answered(likely, rows) == [[True, True], [True]]
+    last = ((rows.labels[0] == IDS["</s>"]) & (rows.part[0] == 1)).nonzero()[0, 0]
+    likely[0, last - 1] = 0  # the end of the first answer is no longer predicted
+    assert answered(likely, rows) == [[False, True], [True]]
 
 
 def test_loss_of_a_pack_is_the_mean_over_the_answers_tokens():

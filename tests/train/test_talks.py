@@ -80,7 +80,7 @@ def test_the_same_is_asked_of_another_without_giving_it_away():
 
 
 def test_nothing_is_asked_twice_and_every_word_has_an_id():
-    ids = words.vocabulary(wide=True)
+    ids = words.vocabulary()
     for still in (False, True):
         for _, said in talks(100, turns=6, still=still, seed=1):
             assert len({question for question, _ in said}) == 6

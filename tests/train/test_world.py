@@ -158,14 +158,14 @@ def test_the_same_seed_draws_the_same_worlds_and_pictures_stand_still():
 
 
 def test_clips_and_pictures_are_frames_for_files():
-    made = list(world.clips(1, 12, 48))
+    made = list(world.clips(1, 20, 48))
     assert all(16 <= len(frames) <= 48 and frames.shape[1:] == (48, 48, 3) for _, frames in made)
     assert {len(each) for each, _ in made} == {1}
     assert {int(each.count[0]) for each, _ in made} > {1, 2}
-    pictures = list(world.clips(1, 12, 48, still=True))
+    pictures = list(world.clips(1, 20, 48, still=True))
     assert {len(frames) for _, frames in pictures} == {1}
     assert not any(each.action.any() for each, _ in pictures)
-    again = [frames for _, frames in world.clips(1, 12, 48)]
+    again = [frames for _, frames in world.clips(1, 20, 48)]
     assert all(torch.equal(one, other) for (_, one), other in zip(made, again))
 
 

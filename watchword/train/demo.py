@@ -17,9 +17,10 @@ from watchword.train.loop import Run, Stage, train
 from watchword.train.student import Student
 
 STAGES = [
-    Stage("sight", steps=1000, peak=2e-3, clips=64, asks=False),
-    Stage("answers", steps=2200, peak=2e-3, clips=32, asks=True, pictures=6, tower=0.15),
-    Stage("wordings", steps=1000, peak=1e-3, clips=32, asks=True, pictures=6, tower=0.3, free=True),
+    Stage("sight", steps=3000, peak=2e-3, clips=64, asks=False),
+    Stage(
+        "answers", steps=3600, peak=2e-3, clips=32, asks=True, pictures=4, tower=0.15, free=True, busy=True
+    ),
 ]
 
 
@@ -33,19 +34,18 @@ def main() -> None:
         "--folder", type=Path, help="where to write the checkpoint; OUT/video-llava unless told"
     )
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--device", default="cpu", help="a card serves to try courses quickly")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw the batches")
     parser.add_argument(
         "--threads", type=int, default=1, help="one is fastest beside other work on two cores"
-    )
-    parser.add_argument(
-        "--wide", action="store_true", help="learn the wider world instead, whose course is not settled yet"
     )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    look = Look(wide=options.wide)
-    run = Run(options.out, Student(look))
-    train(run, STAGES, seed=options.seed, look=look, examine=examiner(look))
+    look = Look()
+    run = Run(options.out, Student(look).to(options.device))
+    train(run, STAGES, seed=options.seed, look=look, examine=examiner(look), workers=options.workers)
     write_folder(run.student.model, options.folder or options.out / "video-llava", look)
 
 

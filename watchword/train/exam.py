@@ -1,47 +1,77 @@
-"""Exact answers by kind, on rendered clips that no training batch holds; a quick stand-in for encoded
-ones."""
+"""Exact answers by kind, on rendered clips and pictures that no training batch holds; a quick stand-in for
+encoded ones."""
 
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from watchword.train import questions, topics, world
-from watchword.train.lessons import SHOTS, Look, normalised
-from watchword.train.packing import answered, opening, pack
-from watchword.train.shapes import frame_times, render, sample
-from watchword.train.student import Student
+from watchword.shapes import Float, Tensor
+from watchword.train import topics, world
+from watchword.train.lessons import SHOTS, Look, moved, normalised
+from watchword.train.packing import Pack, answered, opening, pack_talks
+from watchword.train.shapes import frame_times
+from watchword.train.student import Student, reader
+from watchword.train.talks import talk
+
+TURNS = 3
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Clips, or pictures, what each is asked, and of which kinds that is."""
+
+    pixels: Float[Tensor, "B T 3 h w"]
+    rows: Pack
+    kinds: list[list[str]]
 
 
 def examiner(look: Look, *, clips: int = 200, seed: int = 99) -> Callable[[Student], dict[str, float]]:
-    """A function that measures a student: each kind's share of clips whose question it answers exactly.
+    """A function that measures a student: each kind's share of questions that it answers exactly, and of
+    conversations that it holds without a mistake.
 
     Every question stands behind the clip as the only one, so the most likely next tokens are what greedy
     decoding gives.
     """
     rng = np.random.default_rng((seed, 0))
-    scenes = world.sample(rng, clips) if look.wide else sample(rng, clips)
-    asks = topics.CLIPS if look.wide else questions.KINDS
-    times = np.stack([frame_times(int(frames), look.frames) for frames in rng.integers(*SHOTS, clips)])
-    pixels, _ = (world.render if look.wide else render)(scenes, times, look.side)
-    ids = look.ids
-    asked, kinds = [], []
-    for row in range(clips):
-        pairs = [(kind, ask(scenes.things(row), rng)) for kind, ask in asks.items()]
-        asked.append([pair for _, pair in pairs if pair])
-        kinds.append([kind for kind, pair in pairs if pair])
-    start = opening(ids, "<video>", look.frames * (look.grid**2 + 1))
-    rows, clip_pixels = pack(asked, start, ids), normalised(pixels)
+    sheets = [sheet(rng, look, clips, picture) for picture in (False, True)]
 
     @torch.no_grad()
     def examine(student: Student) -> dict[str, float]:
+        right: dict[str, list[bool]] = defaultdict(list)
         student.eval()
-        logits, _ = student.answers(rows, student.features(clip_pixels)[1])
+        for one in sheets:
+            rows = moved(one.rows, student.device)
+            hidden, _ = student.read(rows, student.features(one.pixels.to(student.device))[1])
+            likely = reader(student.model).logits(hidden).argmax(-1).cpu()
+            for names, good in zip(one.kinds, answered(likely, one.rows)):
+                for kind, value in zip(names, good):
+                    right[kind].append(value)
         student.train()
-        right: dict[str, list[bool]] = {kind: [] for kind in asks}
-        for names, good in zip(kinds, answered(logits, rows)):
-            for kind, value in zip(names, good):
-                right[kind].append(value)
         return {f"exact_{kind}": float(np.mean(values)) for kind, values in right.items()}
 
     return examine
+
+
+def sheet(rng: np.random.Generator, look: Look, clips: int, picture: bool) -> Sheet:
+    """Each is asked one question of every kind that it admits; and there is a talk besides."""
+    scenes = world.sample(rng, clips, still=picture)
+    times = np.zeros((clips, 1))
+    if not picture:
+        times = np.stack([frame_times(int(frames), look.frames) for frames in rng.integers(*SHOTS, clips)])
+    pixels, _ = world.render(scenes, times, look.side)
+    asks = topics.PICTURES if picture else topics.CLIPS
+    mark = "picture_" if picture else ""
+    asked, kinds = [], []
+    for row in range(clips):
+        things = scenes.things(row)
+        pairs = {f"{mark}{kind}": ask(things, rng) for kind, ask in asks.items()}
+        talks = {kind: (pair,) for kind, pair in pairs.items() if pair}
+        talks[f"{mark}talk"] = talk(things, rng, turns=TURNS, kinds=asks)
+        asked.append(list(talks.values()))
+        kinds.append(list(talks))
+    marker, tokens = ("<image>", look.grid**2) if picture else ("<video>", look.frames * (look.grid**2 + 1))
+    start = opening(look.ids, marker, tokens)
+    return Sheet(normalised(pixels), pack_talks(asked, start, look.ids), kinds)

@@ -49,7 +49,7 @@ def write_folder(model: VideoLlavaForConditionalGeneration, folder: Path, look: 
         max_new_tokens=32,
     )
     apart.to(torch.float32).save_pretrained(folder)
-    for name, content in tokenizer_files(wide=look.wide).items():
+    for name, content in tokenizer_files().items():
         (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     size, crop = {"shortest_edge": look.side}, {"height": look.side, "width": look.side}
     processor = VideoLlavaProcessor(
@@ -62,10 +62,10 @@ def write_folder(model: VideoLlavaForConditionalGeneration, folder: Path, look: 
     processor.save_pretrained(folder)
 
 
-def tokenizer_files(*, wide: bool = False) -> dict[str, Any]:
-    """Names and contents of the tokenizer's files."""
+def tokenizer_files(*, processor: str = "VideoLlavaProcessor") -> dict[str, Any]:
+    """Names and contents of the tokenizer's files, in a folder of that processor."""
     roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    tokenizer = words.tokenizer_json(wide=wide)
+    tokenizer = words.tokenizer_json()
     decoder = {
         str(entry["id"]): {k: v for k, v in entry.items() if k != "id"} for entry in tokenizer["added_tokens"]
     }
@@ -79,7 +79,7 @@ def tokenizer_files(*, wide: bool = False) -> dict[str, Any]:
             "padding_side": "left",
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_input_names": ["input_ids", "attention_mask"],
-            "processor_class": "VideoLlavaProcessor",
+            "processor_class": processor,
         },
         "special_tokens_map.json": roles,
     }

@@ -9,18 +9,19 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
 
-from watchword.train.lessons import Batch, Lessons, Look
-from watchword.train.student import Student, step_size
+from watchword.train.lessons import OFTEN, Batch, Look
+from watchword.train.pupil import Pupil, step_size
 
 logger = logging.getLogger(__name__)
+P = TypeVar("P", bound=Pupil)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Stage:
         tower: share of the learning rate that the vision tower gets; what it has learned is soon lost at a
             full one.
         free: questions are worded in more ways.
+        busy: more happens in its clips.
+        often: how much more often kinds are asked than others.
+        until: the step at which it ends, if that is before its schedule does.
     """
 
     name: str
@@ -45,14 +49,26 @@ class Stage:
     warm_up: int = 100
     tower: float = 1.0
     free: bool = False
+    busy: bool = False
+    often: Mapping[str, float] = field(default_factory=lambda: OFTEN)
+    until: int | None = None
+
+    @property
+    def end(self) -> int:
+        """The step at which it ends."""
+        return self.steps if self.until is None else self.until
+
+    def draws(self) -> dict[str, Any]:
+        """What its lessons are drawn by."""
+        return {name: getattr(self, name) for name in ("clips", "asks", "pictures", "free", "busy", "often")}
 
 
 @dataclass
-class Run:
+class Run(Generic[P]):
     """A run's place in its course, and where it is kept."""
 
     folder: Path
-    student: Student
+    student: P
     stage: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -99,18 +115,20 @@ class Run:
 
 
 def train(
-    run: Run,
-    stages: list[Stage],
+    run: Run[P],
+    stages: Sequence[Stage],
     *,
     seed: int,
     look: Look,
-    examine: Callable[[Student], dict[str, float]],
+    examine: Callable[[P], dict[str, float]],
     report_each: int = 50,
     examine_each: int = 500,
+    workers: int = 1,
 ) -> None:
     """Run all stages to their end, from wherever the run stands.
 
     Args:
+        workers: processes that draw the batches, which are the same for any number.
         examine: measures the model from time to time and at the end of each stage; its figures go into the
             curve.
     """
@@ -122,35 +140,36 @@ def train(
         if kept is not None and run.step:
             optimizer.load_state_dict(kept)
         kept = None
-        play(run, stage, optimizer, batches(run, stage, seed, look), examine, report_each, examine_each)
+        material = batches(run, stage, seed, look, workers)
+        play(run, stage, optimizer, material, examine, report_each, examine_each)
         run.stage, run.step = run.stage + 1, 0
         run.save(optimizer)
 
 
 def play(
-    run: Run,
+    run: Run[P],
     stage: Stage,
     optimizer: torch.optim.Optimizer,
     material: Iterator[Batch],
-    examine: Callable[[Student], dict[str, float]],
+    examine: Callable[[P], dict[str, float]],
     report_each: int,
     examine_each: int,
 ) -> None:
     """One stage, step by step."""
     sums: dict[str, list[float]] = defaultdict(list)
     run.student.train()
-    while run.step < stage.steps:
-        began = time.perf_counter()
+    while run.step < stage.end:
+        began = time.process_time()  # no minute counts in which other work had the processor
         for group in optimizer.param_groups:
             rate = step_size(run.step, stage.steps, stage.peak, warm_up=stage.warm_up)
             group["lr"] = rate * (stage.tower if group["tower"] else 1.0)
-        loss, report = run.student.loss(next(material))
+        loss, report = run.student.loss(next(material).to(run.student.device))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(run.student.parameters(), 1.0)
         optimizer.step()
         run.step += 1
-        run.seconds += time.perf_counter() - began
+        run.seconds += time.process_time() - began
         for name, value in report.items():
             sums[name].append(float(value))
         if run.step % report_each == 0:
@@ -165,7 +184,7 @@ def play(
                 run.seconds,
                 "  ".join(f"{k} {v:.3f}" for k, v in means.items()),
             )
-        if stage.asks and (run.step % examine_each == 0 or run.step == stage.steps):
+        if stage.asks and (run.step % examine_each == 0 or run.step == stage.end):
             found = examine(run.student)
             run.note(found)
             logger.info("examined: %s", "  ".join(f"{k} {v:.3f}" for k, v in found.items()))
@@ -173,29 +192,17 @@ def play(
             run.save(optimizer)
 
 
-def batches(run: Run, stage: Stage, seed: int, look: Look) -> Iterator[Batch]:
-    """The stage's material from the run's place on, drawn ahead in one process."""
+def batches(run: Run[P], stage: Stage, seed: int, look: Look, workers: int = 1) -> Iterator[Batch]:
+    """The stage's material from the run's place on, drawn ahead in other processes."""
     first = run.stage * 10_000_000 + run.step  # no batch of one stage comes again in another
-    lessons = Lessons(
-        seed,
-        first,
-        clips=stage.clips,
-        look=look,
-        asks=stage.asks,
-        pictures=stage.pictures,
-        free=stage.free,
-    )
-    return iter(DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=4))
+    lessons = run.student.lessons(seed, first, look=look, **stage.draws())
+    return iter(DataLoader(lessons, batch_size=None, num_workers=workers, prefetch_factor=4))
 
 
-def make_optimizer(student: Student) -> torch.optim.AdamW:
+def make_optimizer(student: Pupil) -> torch.optim.AdamW:
     """AdamW in four groups: the vision tower with its heads and the rest, matrices (which decay) and
     vectors."""
-    seeing = {
-        id(p)
-        for part in (student.model.video_tower, student.outline, student.sight)
-        for p in part.parameters()
-    }
+    seeing = {id(p) for part in student.seeing() for p in part.parameters()}
     groups = [
         {"params": chosen, "weight_decay": 0.03 if matrix else 0.0, "tower": tower}
         for matrix in (True, False)

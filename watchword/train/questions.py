@@ -1,16 +1,15 @@
-"""Questions about a scene and their exact answers, in several wordings.
+"""Questions about the things of a world and their exact answers, in several wordings.
 
-`KINDS` maps the name of a kind to a function that asks one question of that kind about a list of things, or
-returns None where the scene does not admit it (an object that cannot be told apart is never asked about). A
-new kind is one function and one entry.
+Each function asks one question of a kind, or returns None where the world does not admit one (an object that
+cannot be told apart is never asked about). `train.topics` has more of them, and says which kinds there are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
 
-from watchword.train.shapes import ACTIONS, COLOURS, SHAPES, STEPS, Thing
+from watchword.train.shapes import COLOURS, SHAPES, STEPS, Thing
 
 NUMBERS = ("None", "One", "Two", "Three")
 Asked = tuple[str, str]
@@ -229,26 +228,6 @@ def listing(things: Sequence[Thing], rng: np.random.Generator) -> Asked:
     return question, sentence(joined([f"a {thing.name}" for thing in things]))
 
 
-def who(things: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
-    """The only object that does a certain thing."""
-    action = favoured(things, rng).action
-    if action == "still":
-        action = one(rng, ACTIONS[1:])
-    actors = [thing for thing in things if thing.action == action]
-    if len(actors) > 1:
-        return None
-    phrase = f"moves {action}" if action in STEPS else action
-    question = one(rng, ("Which one {}?", "Which object {}?", "What {}?")).format(phrase)
-    return question, f"The {actors[0].name}." if actors else "None of them."
-
-
-def stirs(things: Sequence[Thing], rng: np.random.Generator) -> Asked:
-    """Whether an object changes its place."""
-    thing = favoured(things, rng)
-    question = one(rng, ("Does the {} move?", "Is the {} moving?")).format(called(thing, things, rng))
-    return question, "Yes." if thing.action in STEPS else "No."
-
-
 def direction(things: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
     """Which way an object moves."""
     movers = [thing for thing in things if thing.action in STEPS]
@@ -265,39 +244,3 @@ def direction(things: Sequence[Thing], rng: np.random.Generator) -> Asked | None
         ),
     )
     return question.format(called(thing, things, rng)), sentence(thing.action)
-
-
-def changes(things: Sequence[Thing], rng: np.random.Generator) -> Asked:
-    """Whether an object grows or shrinks."""
-    thing = favoured(things, rng)
-    verb = one(rng, ("grow", "shrink"))
-    question = one(rng, ("Does the {} {}?", "Does the {} {} in the video?")).format(
-        called(thing, things, rng), verb
-    )
-    return question, "Yes." if thing.action == f"{verb}s" else "No."
-
-
-KINDS: dict[str, Callable[[Sequence[Thing], np.random.Generator], Asked | None]] = {
-    "happens": happens,
-    "does": does,
-    "colour": colour,
-    "shape": shape,
-    "count": count,
-    "moves": moves,
-    "size": size,
-    "exists": exists,
-    "listing": listing,
-    "who": who,
-    "stirs": stirs,
-    "direction": direction,
-    "changes": changes,
-}
-MAIN = ("happens", "does", "colour", "shape", "count", "moves")
-"""The kinds that the accuracy is measured on."""
-STILL = ("colour", "shape", "count", "size", "exists", "listing")
-"""The kinds that one picture answers."""
-
-
-def ask(kind: str, things: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
-    """A question of that kind about these things, and the answer; None if the scene does not admit one."""
-    return KINDS[kind](things, rng)

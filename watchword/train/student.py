@@ -4,18 +4,20 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from watchword.config import VideoLlavaConfig
-from watchword.hf.language import causal_loss
+from watchword.hf.language import IGNORED
 from watchword.hf.video_llava import VideoLlavaForConditionalGeneration
+from watchword.models.clip import ClipAttention
 from watchword.models.llama import Llama
 from watchword.nn.trace import Trace
 from watchword.shapes import Float, Tensor
-from watchword.train import world
 from watchword.train.dense import MotionHeads, OutlineHead, SightHeads
 from watchword.train.lessons import Batch, Look
+from watchword.train.mentions import MentionHeads
 from watchword.train.packing import Pack, Packed, answered
-from watchword.train.shapes import ACTIONS
+from watchword.train.pupil import Pupil
 
 TAPS = (1, -2)
 """Vision layers that outlines and everything else are taught on; the second is the one the language model
@@ -23,7 +25,7 @@ reads."""
 MOTION_LAYER = 2
 """The language model's layer whose states are taught what has happened."""
 
-WEIGHTS = {"outline": 3.0, "sight": 0.3, "motion": 0.5}
+WEIGHTS = {"outline": 3.0, "sight": 0.3, "motion": 0.5, "mention": 0.5, "coming": 0.5}
 """Of the temporary lessons beside the answers' loss; while there are no questions `sight` counts in full."""
 
 
@@ -63,7 +65,7 @@ def demo_config(look: Look) -> VideoLlavaConfig:
     )
 
 
-class Student(nn.Module):
+class Student(Pupil):
     """The model and its temporary heads.
 
     Both towers are one while learning: pictures then profit from what clips teach, and the folder gets two
@@ -79,8 +81,20 @@ class Student(nn.Module):
         width = config.vision_config.hidden_size
         self.outline = OutlineHead(width)
         self.sight = SightHeads(width)
-        actions = world.ACTIONS if look.wide else ACTIONS
-        self.motion = MotionHeads(config.text_config.hidden_size, len(actions))
+        self.motion = MotionHeads(config.text_config.hidden_size)
+        self.mention = MentionHeads(config.text_config.hidden_size)
+        self.coming = MentionHeads(config.text_config.hidden_size, does=False)
+
+    def train(self, mode: bool = True) -> "Student":
+        """Written out while it learns, since the fused kernel does so fifteen times as slowly in bfloat16."""
+        for module in self.model.video_tower.modules():
+            if isinstance(module, ClipAttention):
+                module.backend = "eager" if mode else "sdpa"
+        return super().train(mode)
+
+    def seeing(self) -> tuple[nn.Module, ...]:
+        """Tower and its heads."""
+        return self.model.video_tower, self.outline, self.sight
 
     def features(
         self, pixels: Float[Tensor, "B T 3 h w"]
@@ -91,28 +105,48 @@ class Student(nn.Module):
         return early, late
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """What to minimise, and how well each thing goes."""
+        """What to minimise, and how well each thing goes; products in bfloat16, for which processors have
+        units."""
+        with torch.autocast(batch.pixels.device.type, torch.bfloat16):
+            return self.losses(batch)
+
+    def losses(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The same, as precisely as the caller's settings say."""
         early, features = self.features(batch.pixels)
         outline = self.outline(early, batch.target)
         sight, seen = self.sight(features, batch.target)
         report = {"outline": float(outline.detach()), **seen}
         if batch.pack is None:
             return WEIGHTS["outline"] * outline + sight, report
-        logits, states = self.answers(batch.pack, features)
-        answers = causal_loss(logits, batch.pack.labels)
+        hidden, states = self.read(batch.pack, features)
+        wanted = batch.pack.labels[:, 1:] != IGNORED
+        logits = reader(self.model).logits(hidden[:, :-1][wanted]).float()
+        answers = F.cross_entropy(logits, batch.pack.labels[:, 1:][wanted])
         loss = answers + WEIGHTS["sight"] * (WEIGHTS["outline"] * outline + sight)
         kind = "video" if batch.is_video else "picture"
-        right = [good for row in answered(logits.detach(), batch.pack) for good in row]
+        guess = torch.full_like(batch.pack.labels, IGNORED)
+        guess[:, :-1][wanted] = logits.detach().argmax(-1)
+        right = [good for row in answered(guess, batch.pack) for good in row]
         report |= {f"{kind}_loss": float(answers.detach()), f"{kind}_right": sum(right) / len(right)}
+        if batch.mentions is not None:
+            early, late = states[MOTION_LAYER].float(), states[MOTION_LAYER + 1].float()
+            mention, known = self.mention(early, late, batch.mentions, moving=batch.is_video)
+            loss = loss + WEIGHTS["mention"] * mention
+            report |= {f"named_{name}": value for name, value in known.items()}
+            coming, known = self.coming(late, late, batch.mentions.coming(), moving=batch.is_video)
+            loss = loss + WEIGHTS["coming"] * coming
+            report |= {f"coming_{name}": value for name, value in known.items()}
         if batch.is_video:
-            motion, moved = self.motion(states, batch.target)
+            middle = states[MOTION_LAYER][:, batch.pack.cuts[0] - seen_tokens(features) : batch.pack.cuts[0]]
+            middle = torch.unflatten(middle, 1, features.shape[1:3])
+            motion, moved = self.motion(middle, batch.target)
             loss, report = loss + WEIGHTS["motion"] * motion, report | moved
         return loss, report
 
-    def answers(
+    def read(
         self, pack: Pack, features: Float[Tensor, "B T P D"]
-    ) -> tuple[Tensor, Float[Tensor, "B T N H"]]:
-        """Scores at every place, and the language model's states where it reads the clip or picture.
+    ) -> tuple[Float[Tensor, "B L H"], list[Float[Tensor, "B L H"]]]:
+        """The last states at every place, and those after each layer, the embeddings first.
 
         Pictures, which are features of one frame, go without their class token: the documented default.
         """
@@ -124,12 +158,17 @@ class Student(nn.Module):
         embeds = self.model.place(text.embed(pack.ids), pack.ids, images, clips)
         states: list[Tensor] = []
         hidden = text.hidden(
-            embeds, positions=pack.positions, cache=Packed(pack.mask()), trace=Trace(hidden_states=states)
+            embeds,
+            positions=pack.positions,
+            cache=Packed(pack.mask(), pack.cuts),
+            trace=Trace(hidden_states=states),
         )
-        seen = features.shape[1] * features.shape[2]
-        first = int((pack.part[0] == 0).sum()) - seen
-        middle = states[MOTION_LAYER][:, first : first + seen]
-        return text.logits(hidden), torch.unflatten(middle, 1, features.shape[1:3])
+        return hidden, states
+
+
+def seen_tokens(features: Float[Tensor, "B T P D"]) -> int:
+    """Visual tokens of a clip."""
+    return features.shape[1] * features.shape[2]
 
 
 def reader(model: VideoLlavaForConditionalGeneration) -> Llama:
@@ -156,9 +195,3 @@ def begin(model: VideoLlavaForConditionalGeneration, ids: dict[str, int]) -> Non
         for word, index in ids.items():
             if word.lower() in ids and word.lower() != word:
                 table[index] = table[ids[word.lower()]] + 0.1 * torch.randn(table.shape[1])
-
-
-def step_size(step: int, steps: int, peak: float, *, warm_up: int = 100, floor: float = 0.02) -> float:
-    """Learning rate: a straight climb, then half a cosine down to `floor` of the peak."""
-    climb = min(1.0, (step + 1) / warm_up)
-    return peak * climb * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))

@@ -1,5 +1,5 @@
-"""Questions about the wider world, beside those of `train.questions`: what comes first, where things stand,
-what becomes of them. Each answer follows from what a clip of eight frames, or of four, shows.
+"""Kinds of questions; beside those of `train.questions`: what comes first, where things stand, what becomes
+of them. Each answer follows from what a clip of eight frames, or of four, shows.
 
 `CLIPS` and `PICTURES` map the name of a kind to a function that asks one question of that kind, or returns
 None where the world does not admit it.
@@ -161,10 +161,9 @@ def before(things: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
     if not (actors := ordered(things)):
         return None
     a, b = actors if rng.random() < 0.5 else actors[::-1]
-    word = one(rng, ("before", "after"))
     names = [called(thing, things, rng) for thing in (a, b)]
-    question = f"Does the {names[0]} {infinitive(a)} {word} the {names[1]} {act(b)}?"
-    return question, "Yes." if (a.order < b.order) == (word == "before") else "No."
+    question = f"Does the {names[0]} {infinitive(a)} before the {names[1]} {act(b)}?"
+    return question, "Yes." if a.order < b.order else "No."
 
 
 def infinitive(thing: Thing) -> str:

@@ -10,12 +10,15 @@ SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>", "<video>")
 ROLES = ("USER", "ASSISTANT")
 MARKS = (":", ".", ",", "?", "!", "'")
 LITTLE = """
-    a an and are at big both can clip color colour count describe direction do does doing each frame go
-    goes going grow growing happen happening happens has have how image in is it its kind large little
-    look looks many me move moved movement moves moving no none not nothing number object objects of on
-    one ones or picture please s scene see seen shape shapes show shown shrink shrinking size stay stays
-    tell that the them there they thing things this three to two video way what where which who with yes
-    you
+    a about above acts after an and answer appear appears are at become becomes before beginning
+    below big both can change changes changing circles clip color colour comes count crosses
+    describe dialog did direction do does doing each end first frame go goes going grow growing
+    happen happening happens has have here history how image in is it its kind large last list
+    little look looks many me move moved movement moves moving no none not nothing number object
+    objects of on one ones or picture please question right s same scene see seen shape shapes show
+    shown shrink shrinking size squares start stay stays tell that the them then there they thing
+    things this three to triangles turn turning turns two vanish vanishes video way what where which
+    who with yes you
 """
 """What questions and answers are made of besides the names of the world."""
 WORDS = (
@@ -25,20 +28,21 @@ WORDS = (
     *SIZES,
     *re.findall(r"\w+", LITTLE),
 )
-MORE = """
-    above acts about appear appears at become becomes before after beginning below change changes changing
-    circles comes crosses end first last one right of same squares start then to triangles turn turning turns
-    vanish vanishes did here list dialog history question answer
+SPARE = """
+    orange pink black brown bounces bounce jumps jump swings swing shakes shake
 """
-"""What the wider world adds."""
+"""Words that nothing here says or asks: they are free to be taught something new, with no change of the
+vocabulary."""
 SPLIT = re.compile(r"<unk>|\w+|[^\w\s]+")
 """The same cuts as the tokenizer's: runs of letters and digits, runs of other marks."""
 
 
-def vocabulary(*, wide: bool = False) -> dict[str, int]:
-    """Every token and its id; with those of the wider world if it is `wide`."""
-    small = sorted({*WORDS, *(re.findall(r"\w+", MORE) if wide else ())})
-    tokens = (*SPECIAL, *ROLES, *MARKS, *small, *(word.capitalize() for word in small))
+def vocabulary() -> dict[str, int]:
+    """Every token and its id."""
+    small, spare = sorted({*WORDS}), re.findall(r"\w+", SPARE)
+    tokens = (*SPECIAL, *ROLES, *MARKS)
+    for some in (small, spare):
+        tokens += (*some, *(word.capitalize() for word in some))
     return {token: index for index, token in enumerate(tokens)}
 
 
@@ -47,10 +51,10 @@ def encode(text: str, ids: dict[str, int]) -> list[int]:
     return [ids.get(piece, ids["<unk>"]) for piece in SPLIT.findall(text)]
 
 
-def tokenizer_json(*, wide: bool = False) -> dict[str, Any]:
+def tokenizer_json() -> dict[str, Any]:
     """The contents of `tokenizer.json`: one id a word, `<s>` in front, spaces but before marks when read
     back."""
-    ids = vocabulary(wide=wide)
+    ids = vocabulary()
     added = [
         {
             "id": ids[token],

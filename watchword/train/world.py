@@ -1,8 +1,8 @@
-"""The wider world: things also turn, become another colour, appear and vanish, some one after the other.
+"""A world of shapes: scenes from a seed, and their frames at any size.
 
-A `World` is what `shapes.Scenes` is for the embedded model's first world, and draws on it: the same colours,
-shapes, sizes and backgrounds, in the same units. Each thing has a time of its own. A picture is a world in
-which nothing happens.
+Things move, grow, shrink, turn, become another colour, appear and vanish, some one after the other. A `World`
+holds a whole batch as arrays, so that thousands of clips a second can be drawn for training; the same world
+drawn at 320 pixels makes the clips that are encoded as files. A picture is a world in which nothing happens.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ import torch
 from watchword.shapes import Float, Tensor, UInt8
 from watchword.train import shapes
 from watchword.train.shapes import (
+    ACTIONS,
     COLOURS,
     GROWN,
     LARGE,
@@ -27,7 +28,6 @@ from watchword.train.shapes import (
     Thing,
 )
 
-ACTIONS = (*shapes.ACTIONS, "turns", "becomes", "appears", "vanishes")
 SUDDEN = ("becomes", "appears", "vanishes")
 """Actions that take a moment, not a stretch of time."""
 
@@ -38,8 +38,15 @@ when it looks the same again. Nobody sees a circle turn, so none does."""
 LASTS = 0.05
 """How long sudden actions take."""
 
-TRIES, PATIENCE = 12, 40
-"""Attempts at places drawn at once, and how many times before the cast is drawn anew."""
+ACTORS = {False: (0.12, 0.4, 0.48), True: (0.06, 0.28, 0.66)}
+"""How often nobody, one or two act, in ordinary worlds and in busy ones."""
+FOLLOW = {False: 2 / 3, True: 0.85}
+"""How often two act one after the other."""
+
+TRIES, PATIENCE = 12, 6
+"""Attempts at places drawn at once for each world, and how many times before the cast is drawn anew."""
+FILL = 600
+"""So many attempts are drawn at least, however few worlds need them: small arrays cost as much time."""
 
 # Clips are seen in eight frames, or four. One stands at 0.5 to 0.54, when the first of two has happened and
 # the second has not begun; and one at 0.75 or later, when something of the second is to be seen.
@@ -47,6 +54,25 @@ WHOLE = ((0.0, 0.15), (0.8, 1.0))
 FIRST = ((0.02, 0.1), (0.38, 0.46))
 SECOND = ((0.55, 0.6), (0.86, 0.92))
 MOMENTS = {"whole": (0.3, 0.62), "first": (0.1, 0.38), "second": (0.6, 0.68)}
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What objects look like at some times, B T N.
+
+    Attributes:
+        shown: whether they are to be seen.
+        colour: index into COLOURS.
+        told: whether their looks, and those before, tell what they do; movement tells besides.
+        gone: whether they have vanished.
+        when: the middle of the time in which they act, without T.
+    """
+
+    shown: np.ndarray
+    colour: np.ndarray
+    told: np.ndarray
+    gone: np.ndarray
+    when: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -66,10 +92,10 @@ class World:
     turn: np.ndarray  # B N, angle at the end
     span: np.ndarray  # B N 2, when the thing acts, in parts of the clip
     tint: np.ndarray  # B N 3, what is added to the colour, in grey levels
-    ground: np.ndarray  # B 2 3, see `shapes.Scenes` for these four
-    pattern: np.ndarray  # B
-    grain: np.ndarray  # B 8 8
-    angle: np.ndarray  # B 2
+    ground: np.ndarray  # B 2 3, the two colours of the background
+    pattern: np.ndarray  # B, index into PATTERNS
+    grain: np.ndarray  # B 8 8, noise that one of the patterns uses
+    angle: np.ndarray  # B 2, direction and period of stripes and gradients
 
     def __len__(self) -> int:
         return len(self.count)
@@ -114,47 +140,52 @@ class World:
         seen = np.where(doing == ACTIONS.index("vanishes"), 1 - p, seen)
         return np.stack([*np.moveaxis(centre, -1, 0), radius, self.turn[:, None] * p, new, seen], axis=-1)
 
-    def looks(self, times: np.ndarray) -> shapes.Looks:
+    def looks(self, times: np.ndarray) -> Looks:
         """What everyone looks like at these times."""
         *_, new, seen = np.moveaxis(self.state(times), -1, 0)
         there = (seen > 0.5) & (self.radius[:, None, :, 0] > 0)
         own = np.isin(self.action, [ACTIONS.index(name) for name in ("turns", "becomes", "appears")])
         told = own[:, None] & (self.progress(times) >= 0.5)
         colour = np.where(new > 0, self.becomes[:, None], self.colour[:, None])
-        return shapes.Looks(there, colour, told & there)
+        gone = ~there & (self.action == ACTIONS.index("vanishes"))[:, None]
+        return Looks(there, colour, told & there, gone, self.span.mean(axis=-1))
 
 
-def sample(rng: np.random.Generator, number: int, *, still: bool = False) -> World:
+def sample(rng: np.random.Generator, number: int, *, still: bool = False, busy: bool = False) -> World:
     """That many worlds, in which nothing touches anything else or the border.
 
     Args:
         still: nothing happens, as in a picture.
+        busy: two act more often, and more often one after the other.
     """
     count = 1 + np.arange(number) % MOST
     if number < MOST:
         count = rng.integers(1, MOST, size=number, endpoint=True)
     rng.shuffle(count)
-    actors = np.minimum(rng.choice(3, size=number, p=(0.12, 0.4, 0.48)), count) * (not still)
-    roles = cast(rng, count, actors)
+    actors = np.minimum(rng.choice(3, size=number, p=ACTORS[busy]), count) * (not still)
+    roles = cast(rng, count, actors, FOLLOW[busy])
     worlds = placed(rng, roles)
     bad, rounds = np.flatnonzero(~roomy(worlds)), 0
     while len(bad):
         rounds += 1
         if rounds % PATIENCE == 0:  # a few casts have next to no room
-            for name, fresh_roles in cast(rng, count[bad], actors[bad]).items():
+            for name, fresh_roles in cast(rng, count[bad], actors[bad], FOLLOW[busy]).items():
                 roles[name][bad] = fresh_roles
-        some = {name: values[bad].repeat(TRIES, axis=0) for name, values in roles.items()}
+        tries = max(TRIES, FILL // len(bad))
+        some = {name: values[bad].repeat(tries, axis=0) for name, values in roles.items()}
         fresh = placed(rng, some)
-        good = roomy(fresh).reshape(-1, TRIES)
+        good = roomy(fresh).reshape(-1, tries)
         solved = np.flatnonzero(good.any(axis=1))
-        chosen = solved * TRIES + good[solved].argmax(axis=1)
+        chosen = solved * tries + good[solved].argmax(axis=1)
         for f in fields(World):
             getattr(worlds, f.name)[bad[solved]] = getattr(fresh, f.name)[chosen]
         bad = np.delete(bad, solved)
     return worlds
 
 
-def cast(rng: np.random.Generator, count: np.ndarray, actors: np.ndarray) -> dict[str, np.ndarray]:
+def cast(
+    rng: np.random.Generator, count: np.ndarray, actors: np.ndarray, follow: float
+) -> dict[str, np.ndarray]:
     """Who is there and does what. Drawn once: worlds with much movement collide more often, and would become
     rare if drawn again with each attempt."""
     b = len(count)
@@ -165,7 +196,7 @@ def cast(rng: np.random.Generator, count: np.ndarray, actors: np.ndarray) -> dic
     new = action == ACTIONS.index("becomes")
     steady = rng.integers(0, 2, (b, MOST))
     big = np.isin(action, [ACTIONS.index(name) for name in ("shrinks", "turns")])
-    order, span = timing(rng, action, actors)
+    order, span = timing(rng, action, actors, follow)
     return {
         "count": count.copy(),
         "colour": colour,
@@ -213,16 +244,18 @@ def doings(rng: np.random.Generator, shape: np.ndarray, acting: np.ndarray) -> n
     return np.where(acting, drawn, 0)
 
 
-def timing(rng: np.random.Generator, action: np.ndarray, actors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def timing(
+    rng: np.random.Generator, action: np.ndarray, actors: np.ndarray, follow: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Who acts first, if anybody (B N), and from when to when everyone acts (B N 2).
 
-    Two act at once in a third of the worlds that have two, else one after the other.
+    Of two, one acts after the other in the share `follow` of the worlds, else both at once.
     """
     b = len(action)
-    follow = (actors == 2) & (rng.random(b) < 2 / 3)
+    follows = (actors == 2) & (rng.random(b) < follow)
     first = rng.integers(0, 2, b)
     order = np.zeros((b, MOST), int)
-    order[follow, :2] = np.stack([1 + first, 2 - first], axis=1)[follow]
+    order[follows, :2] = np.stack([1 + first, 2 - first], axis=1)[follows]
     spans, moments = [], []
     for begin, finish in (WHOLE, FIRST, SECOND):
         both = [rng.uniform(*each, b) for each in (begin, finish)]
