@@ -16,7 +16,7 @@ PARITY := transformers==4.56.2 sentencepiece protobuf accelerate peft
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready-demo
-	@echo "== asking the embedded model about its clips of moving shapes"
+	@echo "== asking the embedded models about clips and pictures of shapes"
 	@$(BIN)/watchword demo
 
 test: $(VENV)/.ready-test

@@ -58,12 +58,12 @@ def test_embedded_model_is_small():
 
 
 def test_embedded_model_is_right_about_its_clips():
-    """All but one: it is right about 97 of 100 (watchword/demo/video-llava/README.md)."""
+    """All but one, of which it leaves out half."""
     model = pipeline.load()
     pairs = [(name, *pair) for name, asked in ASKED.items() for pair in asked.items()]
     wrong = [(name, q) for name, q, right in pairs if model.ask(CLIPS / name, q).text != right]
     assert len(pairs) == 18
-    assert len(wrong) <= 1, wrong
+    assert set(wrong) <= {("shapes_2.mp4", "What happens in the video?")}
 
 
 def test_embedded_model_keeps_up_a_conversation():
