@@ -344,6 +344,16 @@ def test_cache_filled_from_blocks_holds_what_was_read():
     assert blocks[0].abs().sum() > 0
 
 
+def test_cache_given_up_leaves_copies_and_no_storage():
+    cache = filled([7])
+    wanted = [cache.read(0, start, end) for start, end in ((0, 3), (3, 6))]
+    found = cache.give_up([(0, 3), (3, 6)])
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    assert cache.nbytes == 0
+    cache.remove([0])
+    assert cache.rows == 0
+
+
 @pytest.mark.parametrize("rows", [1, 2])
 def test_cache_bias_reaches_rows_that_attend_one_by_one(rows, monkeypatch):
     bias, (q, k, v) = torch.randn(rows, HEADS, 1, 10), qkv(2, 1)

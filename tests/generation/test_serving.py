@@ -500,6 +500,55 @@ def test_cancelled_answers_are_known_as_far_as_they_went():
     assert (found.reused, found.sequences) == (64, turn.alone())
 
 
+def test_memory_holds_the_prompt_of_a_lonely_answer_once():
+    kept, first = Kept(10**7), asked(length=60, scope="a", max_new_tokens=30)
+    engine = Engine(tiny("llama"), kept=kept)
+    ticket = engine.submit(first.job())
+    next(steps := engine.steps(ticket))
+    assert (kept.stats().bytes, engine.known(first.job())) == (0, 0)
+    second = Asked("llama", (*first.ids[:50], 3), first.options, scope="a")
+    other = engine.submit(second.job())  # now somebody may begin alike
+    next(steps)
+    next(steps)
+    assert (other.reused, engine.known(first.job())) == (48, 48)
+    while engine.step():
+        pass
+    assert [ticket.sequences, other.sequences] == [first.alone(), second.alone()]
+
+
+@pytest.mark.parametrize("how", ["one token", "processor", "interrupt", "two answers", "cancelled"])
+def test_the_prompt_of_a_lonely_answer_is_kept_however_it_ends(how, monkeypatch):
+    engine = Engine(tiny("llama"), kept=Kept(10**7))
+    count = 2 if how == "two answers" else 1
+    most = 1 if how == "one token" else 9
+    one = asked(length=60, scope="a", max_new_tokens=most, num_return_sequences=count, do_sample=count > 1)
+
+    def fails(ids: Tensor, scores: Tensor) -> Tensor:
+        if ids.shape[1] > 62:
+            raise OSError("the disk is gone")
+        return scores
+
+    ticket = engine.submit(one.job(processors=[fails] if how == "processor" else ()))
+    engine.step()
+    if how == "interrupt":
+
+        def interrupted(*_: object) -> Tensor:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(type(tiny("llama")), "decode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            engine.step()
+    elif how == "cancelled":
+        engine.cancel(ticket)
+    else:
+        while engine.step():
+            pass
+    assert ticket.reason == {"processor": "failed", "interrupt": "failed", "cancelled": "cancelled"}.get(
+        how, "done"
+    )
+    assert engine.known(one.job()) == 48
+
+
 def test_a_whole_prompt_of_an_encoder_is_known_again():
     engine = Engine(tiny("t5"), kept=Kept(10**7))
     one = asked("t5", 30, scope="a")

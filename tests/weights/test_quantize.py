@@ -1,4 +1,5 @@
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,6 +79,22 @@ def test_dense_weights_do_not_pile_up_while_loading(tmp_path, monkeypatch):
     pipeline.load(folders.video_llava(tmp_path), quantize="int8", device="cpu")
     assert len(most) > 40
     assert max(most) <= 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of what is mapped")
+def test_tables_read_by_the_row_stay_in_their_file(tmp_path):
+    folder = folders.video_llava(tmp_path)
+    model = pipeline.load(folder, quantize="int8", device="cpu").model
+    file = str(folder / "model.safetensors")
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    parts = [line.split()[0].split("-") for line in lines if line.endswith(file)]
+    mapped = [(int(start, 16), int(end, 16)) for start, end in parts]
+
+    def lies_in_file(tensor: torch.Tensor) -> bool:
+        return any(start <= tensor.data_ptr() < end for start, end in mapped)
+
+    assert lies_in_file(model.language_model.get_input_embeddings().weight)
+    assert not lies_in_file(model.language_model.model.norm.weight)
 
 
 def test_load_quantizes_on_one_device_only(tmp_path):

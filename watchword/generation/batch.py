@@ -28,6 +28,8 @@ class Running:
         rows: its rows in the batch.
         start: slots before this one are the same in all its rows.
         chain: names of its prompt's blocks; None when nothing is kept.
+        owed: whether those are not kept yet. It is the only one then: memory need not hold its keys and
+            values twice until somebody else comes, or it leaves.
     """
 
     ticket: Ticket
@@ -35,6 +37,7 @@ class Running:
     rows: list[int]
     start: int
     chain: Chain | None
+    owed: bool = False
 
 
 class Batch:
@@ -63,8 +66,12 @@ class Batch:
             logits.expand(width, -1), list(range(width)), logits.argmax(dim=-1).tolist() * width
         )
         if not choice.ids:
+            if entry.owed:
+                entry.keep(last=True)
             ticket.finish("done")
             return
+        if entry.owed and self._fixed is not None:
+            entry.keep()
         if len(choice.ids) > 1:
             entry.cache.fork(len(choice.ids))
         start, at = entry.cache.longest, self.cache.rows
@@ -74,7 +81,8 @@ class Batch:
             # all the room it will want, so that nothing moves while it runs; the most patient ones grow later
             self.cache.capacity = max(self.cache.capacity, start + min(ticket.options.most, headroom(start)))
             self.cache.append_rows(entry.cache)
-        self.running.append(Running(ticket, own, list(range(at, self.cache.rows)), start, entry.chain))
+        rows = list(range(at, self.cache.rows))
+        self.running.append(Running(ticket, own, rows, start, entry.chain, entry.owed))
         self._next += choice.ids
 
     @torch.no_grad()
@@ -91,6 +99,7 @@ class Batch:
             try:
                 gone += self._go_on(one, logits, best)
             except Exception as error:
+                self._keep(one, answered=False)
                 one.ticket.finish("failed", error)
                 gone += one.rows
                 one.rows = []
@@ -100,8 +109,7 @@ class Batch:
         """These requests are over."""
         gone = []
         for one in tuple(over):
-            if error is None:
-                self._keep(one)
+            self._keep(one, answered=error is None)
             gone += one.rows
             one.rows = []
             one.ticket.finish(reason, error)
@@ -128,8 +136,19 @@ class Batch:
             self._next[row] = token
         return gone
 
-    def _keep(self, one: Running) -> None:
-        """Keep the blocks of a single answer, for whoever goes on from it. Its last token was never run."""
+    def keep_owed(self) -> None:
+        """Somebody else comes, who may begin alike: keep what is owed."""
+        for one in self.running:
+            if one.owed and one.chain is not None and self._kept is not None:
+                one.owed = False
+                keep(self._kept, one.chain.hashes, one.chain.block, self.cache, one.rows[0])
+
+    def _keep(self, one: Running, *, answered: bool = True) -> None:
+        """Keep the blocks of a single answer, for whoever goes on from it. Its last token was never run.
+
+        Args:
+            answered: False keeps those of its prompt alone, if they are owed.
+        """
         options = one.ticket.options
         if (
             self._kept is None
@@ -137,8 +156,12 @@ class Batch:
             or max(options.num_beams, options.num_return_sequences) > 1
         ):
             return
-        one.chain.grow(one.ticket.sequences[0][:-1])
-        keep(self._kept, one.chain.hashes, one.chain.block, self.cache, one.rows[0])
+        last, one.owed = one.owed, False
+        if answered:
+            one.chain.grow(one.ticket.sequences[0][:-1])
+        elif not last:
+            return
+        keep(self._kept, one.chain.hashes, one.chain.block, self.cache, one.rows[0], last=last)
 
     def _close_up(self, gone: list[int]) -> None:
         if gone:

@@ -140,6 +140,22 @@ class KVCache(Rows):
         pairs = [layer.own for layer in self._layers if layer.own is not None]
         return torch.stack([torch.stack([side[row, :, start:end] for side in pair]) for pair in pairs])
 
+    def give_up(self, spans: Sequence[tuple[int, int]]) -> list[Float[Tensor, "layers 2 g n d"]]:
+        """What `read` gives for these slots of the only row, which ends with it.
+
+        A layer's storage goes as soon as it is copied, so that memory never holds all of it twice.
+        """
+        made: list[Tensor] = []
+        for index, layer in enumerate(self._layers):
+            assert layer.own is not None
+            for place, (start, end) in enumerate(spans):
+                part = torch.stack([side[0, :, start:end] for side in layer.own])
+                if index == 0:
+                    made.append(part.new_empty(len(self._layers), *part.shape))
+                made[place][index] = part
+            layer.own = None
+        return made
+
     def read_memory(self, row: int) -> Float[Tensor, "layers 2 g m d"]:
         """A copy of a row's keys and values of the encoder's states."""
         assert self.memory_lengths is not None

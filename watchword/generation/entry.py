@@ -57,16 +57,35 @@ def known(job: Job, kept: Kept | None, decoder: Decoder) -> int:
     return chain.block * longest(names_of(job, chain, decoder), kept.__contains__)
 
 
-def keep(kept: Kept, hashes: list[bytes], block: int, cache: KVCache | StaticCache, row: int) -> None:
+def keep(
+    kept: Kept,
+    hashes: list[bytes],
+    block: int,
+    cache: KVCache | StaticCache,
+    row: int,
+    *,
+    last: bool = False,
+) -> None:
     """Keep the blocks of a row. The first ones last, so that they go last: the others need them.
 
     Where there is no memory for a copy, nothing is kept: the answer does not need it.
+
+    Args:
+        last: the row is the only one, and nobody needs the cache any more; it is given up.
     """
+    spans = {("block", one): (at * block, (at + 1) * block) for at, one in enumerate(hashes)}
     with suppress(torch.OutOfMemoryError):
-        for index in reversed(range(len(hashes))):
-            name = ("block", hashes[index])
-            if not kept.renew(name):
-                kept.put(name, cache.read(row, index * block, (index + 1) * block))
+        copies: dict[Name, Tensor] = {}
+        if last and isinstance(cache, KVCache):
+            new = [name for name in spans if name not in kept]
+            copies = dict(zip(new, cache.give_up([spans[name] for name in new])))
+        for name in reversed(spans):
+            if kept.renew(name):
+                continue
+            if name in copies:
+                kept.put(name, copies[name])
+            elif not last:
+                kept.put(name, cache.read(row, *spans[name]))
 
 
 class Entry:
@@ -101,6 +120,7 @@ class Entry:
         room = 0 if ticket.job.answers else room
         self.cache = KVCache(decoder.cache_spec, 1, length + room, dtype, device)
         self.alone = False  # nobody waits for a next token; the engine says so before each piece
+        self.owed = False  # its prompt's blocks are in no store yet, for nobody else could want them
         self._done = 0
         self._begun = False
         self._scores: Tensor | None = None
@@ -190,12 +210,20 @@ class Entry:
             return None
         logits = logits.to(torch.float32, copy=True)
         if self.blocks is not None and self._kept is not None:
-            if self.decoder.piecewise:
-                keep(self._kept, self.blocks.hashes, self.blocks.block, self.cache, 0)
-            else:
+            job = self.ticket.job
+            self.owed = self.alone and self.decoder.piecewise and job.width == 1 and job.answers is None
+            if not self.decoder.piecewise:
                 self._keep_whole(self._kept, logits)
+            elif not self.owed:
+                self.keep()
         self.ticket.mark("prompt")
         return logits
+
+    def keep(self, *, last: bool = False) -> None:
+        """Keep the blocks of its prompt; `last` as for the function."""
+        self.owed = False
+        if self.chain is not None and self._kept is not None:
+            keep(self._kept, self.chain.hashes, self.chain.block, self.cache, 0, last=last)
 
     def _keep_whole(self, kept: Kept, logits: Float[Tensor, "1 V"]) -> None:
         with suppress(torch.OutOfMemoryError):
@@ -251,6 +279,7 @@ def step_together(company: Sequence[Entry]) -> list[Float[Tensor, "1 V"] | None]
     cache.capacity = max(one.cache.capacity for one in company)
     for one in rest:
         cache.append_rows(one.cache)
+    first.alone = False  # what it leaves is for others too
     begins = [one.ticket.job.start_ids for one in company if one.ticket.job.start_ids is not None]
     logits = prefill(first, embeds, lengths, cache, begins or None)
     caches = [cache.picked([row]) for row in range(len(company))]

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from watchword.errors import RequestError
+from watchword.nn.memory import give_back
 from watchword.shapes import Tensor
 
 Name = tuple[Any, ...]
@@ -115,10 +116,11 @@ class Kept:
             )
 
     def clear(self) -> None:
-        """Let go of everything; the counts of hits and misses stay."""
+        """Let go of everything, and give the memory back; the counts of hits and misses stay."""
         with self._lock:
             self._values.clear()
             self._bytes = 0
+        give_back()
 
 
 def nbytes(value: Any) -> int:

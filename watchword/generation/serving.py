@@ -226,6 +226,8 @@ class Engine:
         """
         first = self._entry or self._admit(())
         self._entry = first
+        if first is not None:
+            self._batch.keep_owed()
         if isinstance(first, Entry):
             first.alone = not self._batch.running
         if first is None or first.coming > left < self._piece:
@@ -330,7 +332,7 @@ class Engine:
 
     def _abandon(self, error: BaseException) -> None:
         """An interrupt: nobody knows how far the step got, so what was running is lost."""
-        self._batch = Batch(self._decoder, self.kept, self._dtype, self._device)
+        batch, self._batch = self._batch, Batch(self._decoder, self.kept, self._dtype, self._device)
         self._entry = None
         with self._lock:
             waiting = set(self._waiting)
@@ -340,3 +342,4 @@ class Engine:
                 ticket.finish(
                     "failed", RequestError(f"engine: interrupted by {type(error).__name__}; ask again")
                 )
+        batch.keep_owed()  # prompts were run to their end before

@@ -99,10 +99,10 @@ class Pretrained:
         )
         spelled = layouts.of(model)
         place, source = packed.quantizing(model, source, recipe, spots, spelled["layouts"], dtype)
-        as_stored = getattr(place, "as_stored", None)
         report = load.load_weights(
-            model, source, dtype=dtype, as_stored=as_stored, place=place.place, **spelled
-        )
+            model, source, dtype=dtype, place=place.place, as_stored=getattr(place, "as_stored", None),
+            by_row=getattr(place, "by_row", None), **spelled,
+        )  # fmt: skip
         place.settle(model)
         logger.info("%s: %s", folder, report)
         model.generation_config = generation_config or GenerationConfig.from_folder(folder, config)

@@ -8,6 +8,7 @@ from torch import nn
 from watchword.config import LlamaConfig, MistralConfig
 from watchword.models.causal import Causal
 from watchword.nn.attention import Cache, CacheSpec, LayerCache
+from watchword.nn.dense import Linear
 from watchword.nn.layers import RMSNorm, activation, join_heads, run_layer, split_heads
 from watchword.nn.quantized import gated, together
 from watchword.nn.rope import Rotary, apply_rope
@@ -23,10 +24,10 @@ class LlamaAttention(nn.Module):
         self.heads, self.groups = config.num_attention_heads, key_heads(config)
         width, d = config.hidden_size, head_width(config)
         bias = getattr(config, "attention_bias", False)
-        self.q_proj = nn.Linear(width, self.heads * d, bias=bias)
-        self.k_proj = nn.Linear(width, self.groups * d, bias=bias)
-        self.v_proj = nn.Linear(width, self.groups * d, bias=bias)
-        self.o_proj = nn.Linear(self.heads * d, width, bias=bias)
+        self.q_proj = Linear(width, self.heads * d, bias=bias)
+        self.k_proj = Linear(width, self.groups * d, bias=bias)
+        self.v_proj = Linear(width, self.groups * d, bias=bias)
+        self.o_proj = Linear(self.heads * d, width, bias=bias)
         self.window = getattr(config, "sliding_window", None)
         self.dropout = config.attention_dropout
         self.backend = backend
@@ -63,9 +64,9 @@ class LlamaMLP(nn.Module):
     def __init__(self, config: LlamaConfig | MistralConfig) -> None:
         super().__init__()
         bias = getattr(config, "mlp_bias", False)
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=bias)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=bias)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=bias)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=bias)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=bias)
         self.act = activation(config.hidden_act)
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
@@ -142,7 +143,7 @@ class Llama(Causal):
         self.config = config
         self.model = LlamaStack(config, backend=backend)
         if head:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
             self.tie_weights()
 
     @property

@@ -8,6 +8,7 @@ from watchword.config import OPTConfig
 from watchword.errors import CapacityError
 from watchword.models.causal import Causal
 from watchword.nn.attention import Cache, CacheSpec, LayerCache
+from watchword.nn.dense import Linear
 from watchword.nn.layers import activation, join_heads, run_layer, split_heads
 from watchword.nn.trace import Trace
 from watchword.shapes import Bool, Float, Int, Tensor
@@ -25,10 +26,10 @@ class OptAttention(nn.Module):
     def __init__(self, config: OPTConfig, *, backend: str) -> None:
         super().__init__()
         width, self.heads = config.hidden_size, config.num_attention_heads
-        self.k_proj = nn.Linear(width, width, bias=config.enable_bias)
-        self.v_proj = nn.Linear(width, width, bias=config.enable_bias)
-        self.q_proj = nn.Linear(width, width, bias=config.enable_bias)
-        self.out_proj = nn.Linear(width, width, bias=config.enable_bias)
+        self.k_proj = Linear(width, width, bias=config.enable_bias)
+        self.v_proj = Linear(width, width, bias=config.enable_bias)
+        self.q_proj = Linear(width, width, bias=config.enable_bias)
+        self.out_proj = Linear(width, width, bias=config.enable_bias)
         self.scale = (width // self.heads) ** -0.5
         self.dropout = config.attention_dropout
         self.backend = backend
@@ -57,8 +58,8 @@ class PreNormLayer(nn.Module):
         width, affine = config.hidden_size, config.layer_norm_elementwise_affine
         self.self_attn = OptAttention(config, backend=backend)
         self.self_attn_layer_norm = nn.LayerNorm(width, elementwise_affine=affine)
-        self.fc1 = nn.Linear(width, config.ffn_dim, bias=config.enable_bias)
-        self.fc2 = nn.Linear(config.ffn_dim, width, bias=config.enable_bias)
+        self.fc1 = Linear(width, config.ffn_dim, bias=config.enable_bias)
+        self.fc2 = Linear(config.ffn_dim, width, bias=config.enable_bias)
         self.final_layer_norm = nn.LayerNorm(width, elementwise_affine=affine)
         self.act = activation(config.activation_function)
         self.dropout = config.dropout
@@ -104,8 +105,8 @@ class OptDecoder(nn.Module):
         self.layerdrop = config.layerdrop
         self.embed_tokens = nn.Embedding(config.vocab_size, narrow, config.pad_token_id)
         self.embed_positions = nn.Embedding(self.max_positions + OFFSET, width)
-        self.project_in = nn.Linear(narrow, width, bias=False) if narrow != width else None
-        self.project_out = nn.Linear(width, narrow, bias=False) if narrow != width else None
+        self.project_in = Linear(narrow, width, bias=False) if narrow != width else None
+        self.project_out = Linear(width, narrow, bias=False) if narrow != width else None
         self.final_layer_norm = None
         if config.do_layer_norm_before and not config._remove_final_layer_norm:
             self.final_layer_norm = nn.LayerNorm(width, elementwise_affine=affine)
@@ -157,7 +158,7 @@ class Opt(Causal):
         self.config = config
         self.model = OptBody(config, backend=backend)
         if head:
-            self.lm_head = nn.Linear(config.word_embed_proj_dim, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.word_embed_proj_dim, config.vocab_size, bias=False)
             self.tie_weights()
 
     @property

@@ -8,6 +8,7 @@ from watchword.config import T5Config
 from watchword.errors import ConfigError
 from watchword.models.t5_layers import DecoderBlock, EncoderBlock, T5Norm
 from watchword.nn.attention import Cache, CacheSpec
+from watchword.nn.dense import Linear
 from watchword.nn.layers import run_layer
 from watchword.nn.trace import Trace
 from watchword.shapes import Bool, Float, Int, Tensor
@@ -105,7 +106,7 @@ class T5(nn.Module):
         self.encoder = Encoder(config, self.shared, backend=backend)
         self.decoder = Decoder(config, self.shared, backend=backend)
         if head:
-            self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
             self.tie_weights()
 
     @property

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from watchword.config import T5Config
 from watchword.errors import RequestError
 from watchword.nn.attention import Attended, LayerCache, attention
+from watchword.nn.dense import Linear
 from watchword.nn.layers import activation, join_heads, split_heads
 from watchword.shapes import Float, Int, Tensor
 
@@ -48,10 +49,10 @@ class T5Attention(nn.Module):
         super().__init__()
         self.heads = config.num_heads
         inner = config.num_heads * config.d_kv
-        self.q = nn.Linear(config.d_model, inner, bias=False)
-        self.k = nn.Linear(config.d_model, inner, bias=False)
-        self.v = nn.Linear(config.d_model, inner, bias=False)
-        self.o = nn.Linear(inner, config.d_model, bias=False)
+        self.q = Linear(config.d_model, inner, bias=False)
+        self.k = Linear(config.d_model, inner, bias=False)
+        self.v = Linear(config.d_model, inner, bias=False)
+        self.o = Linear(inner, config.d_model, bias=False)
         if relative:
             self.relative_attention_bias = nn.Embedding(config.relative_attention_num_buckets, self.heads)
             self.farthest = config.relative_attention_max_distance
@@ -139,8 +140,8 @@ class PlainDense(nn.Module):
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
-        self.wi = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.wi = Linear(config.d_model, config.d_ff, bias=False)
+        self.wo = Linear(config.d_ff, config.d_model, bias=False)
         self.act = activation(config.dense_act_fn)
         self.dropout = config.dropout_rate
 
@@ -154,9 +155,9 @@ class GatedDense(nn.Module):
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
-        self.wi_0 = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.wi_1 = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.wi_0 = Linear(config.d_model, config.d_ff, bias=False)
+        self.wi_1 = Linear(config.d_model, config.d_ff, bias=False)
+        self.wo = Linear(config.d_ff, config.d_model, bias=False)
         self.act = activation(config.dense_act_fn)
         self.dropout = config.dropout_rate
 

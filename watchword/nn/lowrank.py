@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from watchword.nn.dense import is_dense
 from watchword.shapes import Float, Tensor
 
 
@@ -44,7 +45,7 @@ class Beside(torch.autograd.Function):
 
 def fits(x: Float[Tensor, "... I"], base: nn.Module, down: Float[Tensor, "r I"]) -> bool:
     """Whether a difference learns beside a frozen dense linear of its own type."""
-    if type(base) is not nn.Linear or not (torch.is_grad_enabled() and down.requires_grad):
+    if not is_dense(base) or not (torch.is_grad_enabled() and down.requires_grad):
         return False
     frozen = not any(one.requires_grad for one in base.parameters())
     return frozen and x.dtype == base.weight.dtype == down.dtype

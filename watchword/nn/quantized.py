@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from watchword.nn import oncard
+from watchword.nn.dense import is_dense
 from watchword.nn.kernels import INT8_PRODUCTS, MIDDLE, in_pieces, int8_product
 from watchword.nn.layers import in_pieces as splits
 from watchword.shapes import Float, Tensor, UInt8
@@ -190,7 +191,7 @@ def gated(
     saves a pass over the widest values there are.
     """
     if not by_rows(gate, up, down) or up.bias is not None or (torch.is_grad_enabled() and x.requires_grad):
-        dense = all(type(linear) is nn.Linear for linear in (gate, up, down))
+        dense = all(is_dense(linear) for linear in (gate, up, down))
         if dense and x.dtype == torch.bfloat16 and splits(x, gate.weight):
             # what lies between for 2,087 rows would be 46 MB, four times over and mapped anew in every layer
             return _by_piece(x, lambda part: [down(act(gate(part)).mul_(up(part)))], [down.out_features])[0]

@@ -125,7 +125,7 @@ def load(
     home, source = quantizing(model, source, asked, home, spelled["layouts"], kind)
     load_weights(
         model, source, dtype=kind, place=home.place, progress=progress,
-        as_stored=getattr(home, "as_stored", None), **spelled,
+        as_stored=getattr(home, "as_stored", None), by_row=getattr(home, "by_row", None), **spelled,
     )  # fmt: skip
     home.settle(model)
     with_adapters(model, adapters)

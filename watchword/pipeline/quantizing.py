@@ -57,7 +57,7 @@ def quantize(
     place = Quantizing(model, recipe, homes(model, "cpu", dtype=kind), pack=False)
     load_weights(
         model, weights, dtype=kind, place=place.place, progress=progress, as_stored=place.as_stored,
-        **layouts.of(model),
+        by_row=place.by_row, **layouts.of(model),
     )  # fmt: skip
     place.settle(model)
     with rewritten(folder, out) as partial:

@@ -60,12 +60,12 @@ def load_weights(
     files: WeightFiles,
     *,
     layouts: Mapping[str, names.Rules] = CANONICAL,
-    layout: str | None = None,
     drop: Mapping[str, str] | None = None,
     tied: Mapping[str, str] | None = None,
     keep_in_fp32: Sequence[str] = (),
     dtype: torch.dtype | None = None,
     as_stored: Callable[[str], bool] | None = None,
+    by_row: Callable[[str], bool] | None = None,
     device: torch.device | str = "cpu",
     place: Place | None = None,
     progress: Progress | None = None,
@@ -76,12 +76,13 @@ def load_weights(
 
     Args:
         layouts: spellings the files may use, by name. Of several the one that fits most names is taken.
-        layout: take this one instead.
         drop: patterns of names in the files that are not wanted, with the reason.
         tied: parameter → parameter whose values it takes when the files leave it out.
         keep_in_fp32: parts of dotted names that stay float32 where float16 is asked for or stored.
         dtype: type of floating tensors; None keeps each as it is stored.
         as_stored: says which parameters keep the type of the files all the same, by name.
+        by_row: says which are tables that are read by the row. Each is mapped for itself, so that no more of
+            its file is held with it than the rows that were read.
         device: where the values go.
         place: decides for each of them instead, where parts go to different devices.
         progress: called after each tensor.
@@ -95,11 +96,12 @@ def load_weights(
         name: why for name in files.entries for pattern, why in drop.items() if names.matches(name, [pattern])
     }
     present = [name for name in files.entries if name not in dropped]
-    chosen, spelling = choose_layout(present, wanted, layouts, layout, files)
+    chosen, spelling = choose_layout(present, wanted, layouts, files)
     twins = _twins(wanted, tied or {})
     _prove(module, files, wanted, spelling, twins)
     target = _types(dtype, keep_in_fp32, as_stored)
-    values = _read(files, spelling.sources, target, place or _onto(torch.device(device)), progress)
+    home = place or _onto(torch.device(device))
+    values = _read(files, spelling.sources, target, home, by_row or (lambda name: False), progress)
     shared, untied = _assign(module, wanted, values, twins)
     left = [name for name, tensor in module.named_buffers() if tensor.is_meta and name not in wanted]
     assert not left, f"buffers that no file fills: {left}; compute them when used, or make them persistent"
@@ -119,14 +121,11 @@ def choose_layout(
     present: Sequence[str],
     wanted: Iterable[str],
     layouts: Mapping[str, names.Rules],
-    forced: str | None,
     files: WeightFiles,
 ) -> tuple[str, names.Spelling]:
     """The spelling by which most names in the files become names of the module."""
-    if forced is not None and forced not in layouts:
-        raise CheckpointError(f"layout {forced!r}: unknown; expected one of {', '.join(layouts)}")
     goal = set(wanted)
-    tried = {name: names.spell(present, layouts[name]) for name in ([forced] if forced else layouts)}
+    tried = {name: names.spell(present, layouts[name]) for name in layouts}
     best = max(tried, key=lambda name: len(goal & set(tried[name].sources)))  # the first of equals
     if not goal & set(tried[best].sources):
         raise CheckpointError(
@@ -217,6 +216,7 @@ def _read(
     sources: Mapping[str, Sequence[str | None]],
     target: Callable,
     place: Place,
+    by_row: Callable[[str], bool],
     progress: Progress | None,
 ) -> dict[str, Tensor]:
     """All values by module name, read file by file."""
@@ -235,8 +235,11 @@ def _read(
                 mapped > REOPEN and type(shard) is Shard
             ):  # pages that were read count until the file is closed
                 shard, mapped = Shard(shard.path), 0
-            tensor = shard.read(part)
-            mapped += tensor.nbytes
+            if type(shard) is Shard and by_row(name):
+                tensor = Shard(shard.path).read(part)
+            else:
+                tensor = shard.read(part)
+                mapped += tensor.nbytes
             done += tensor.numel()
             parts = waiting.setdefault(name, {})
             parts[part] = tensor.to(target(name, tensor.dtype))

@@ -127,7 +127,7 @@ def stored_linears(
     Raises:
         CheckpointError: a scale without a linear, or of a shape that no format has; no quantized linear.
     """
-    _, spelling = choose_layout(list(files.entries), model.state_dict(), layouts, None, files)
+    _, spelling = choose_layout(list(files.entries), model.state_dict(), layouts, files)
     found: dict[str, QuantizedLinear] = {}
     wrong = []
     for name, parts in spelling.sources.items():

@@ -201,6 +201,8 @@ class Quantizing:
         for path, linear in self.stored.items():
             linear.bias = model.get_submodule(path).bias  # type: ignore[assignment]
             model.set_submodule(path, linear)
+        found = ((path, one) for path, one in model.named_modules() if isinstance(one, nn.Embedding))
+        self.tables = {f"{path}.weight" for path, _ in found}
         self.waiting: dict[str, dict[str, Tensor]] = {}
         self.made: dict[str, QuantizedLinear] = {}
 
@@ -209,10 +211,15 @@ class Quantizing:
         path, _, leaf = name.rpartition(".")
         return (leaf == "weight" and path in self.plan) or (leaf != "bias" and path in self.stored)
 
+    def by_row(self, name: str) -> bool:
+        """Whether it is an embedding: of those a step reads a row."""
+        return name in self.tables
+
     def place(self, name: str, values: Tensor) -> Tensor:
         """Values to their device; a stand-in for those that are kept in quantized linears."""
         if not self.as_stored(name):
-            return self.placing.place(name, values.clone())  # else it would keep the whole file mapped
+            # a copy, else it would keep the whole file mapped
+            return self.placing.place(name, values if self.by_row(name) else values.clone())
         path, _, leaf = name.rpartition(".")
         if path in self.plan:
             linear = self.recipe.linear(self.plan[path], values, path)
