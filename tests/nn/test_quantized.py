@@ -6,7 +6,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from watchword.nn import kernels, quantized
-from watchword.nn.quantized import Int8Linear, gated, int8_weights, multiplied, quantize_rows, together
+from watchword.nn.quantized import (
+    Int8Linear,
+    fed,
+    gated,
+    int8_weights,
+    largest,
+    multiplied,
+    quantize_rows,
+    together,
+)
 
 
 def relative(got: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -71,6 +80,15 @@ def test_int8_rows_of_zeros_and_of_no_numbers():
     out = linear(x)
     assert torch.equal(out[0], linear.bias)
     assert not out[1:].isfinite().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16])
+def test_largest_is_the_largest_magnitude_and_hides_no_nan(dtype):
+    x = torch.randn(5, 33).to(dtype)
+    x[1, 3], x[2, 4], x[3] = -torch.inf, torch.nan, -0.0
+    found = largest(x)
+    assert torch.equal(found.isnan()[:, 0], torch.tensor([False, False, True, False, False]))
+    assert torch.equal(found.nan_to_num(7), x.abs().amax(dim=-1, keepdim=True).nan_to_num(7))
 
 
 def test_quantize_rows_stays_within_half_a_step():
@@ -164,3 +182,21 @@ def test_multiplied_in_pieces_is_what_it_is_in_one_pass(shape):
     raised = padded[..., : shape[-1]]  # as the packed product leaves it: rows lie further apart
     expected = F.silu(opened) * raised
     assert torch.equal(multiplied(F.silu, opened, raised), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 600])
+def test_fed_is_its_parts_bit_for_bit(rows):
+    first, second = (int8(a, b, seed=a)[0].bfloat16() for a, b in ((96, 160), (160, 96)))
+    x = torch.randn(2, rows, 96, dtype=torch.bfloat16)
+    assert torch.equal(fed(x, first, F.gelu, second), second(F.gelu(first(x))))
+    dense = nn.Linear(160, 64, dtype=torch.bfloat16)
+    assert torch.equal(fed(x, first, F.gelu, dense), dense(F.gelu(first(x))))
+
+
+def test_fed_lets_gradients_pass():
+    first, second = int8(96, 160, seed=1)[0], int8(160, 96, seed=2)[0]
+    x = torch.randn(4, 96, requires_grad=True)
+    fed(x, first, F.relu, second).sum().backward()
+    other = x.detach().clone().requires_grad_()
+    second(F.relu(first(other))).sum().backward()
+    assert torch.equal(x.grad, other.grad)

@@ -9,6 +9,7 @@ from watchword.config import CLIPVisionConfig
 from watchword.errors import RequestError
 from watchword.nn.attention import attention
 from watchword.nn.layers import check_heads, join_heads, split_heads
+from watchword.nn.quantized import together
 from watchword.nn.trace import Trace
 from watchword.nn.vit import VitEncoder, check_frames, class_first, depth_of, patch_rows
 from watchword.shapes import Float, Tensor
@@ -31,7 +32,8 @@ class ClipAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B P D"], trace: Trace | None) -> Float[Tensor, "B P D"]:
         """Every row looks at every row of its picture."""
-        q, k, v = (split_heads(project(x), self.heads) for project in (self.q_proj, self.k_proj, self.v_proj))
+        parts = together(x, self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (split_heads(part, self.heads) for part in parts)
         out, weights = attention(
             q,
             k,

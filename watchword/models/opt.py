@@ -10,6 +10,7 @@ from watchword.models.causal import Causal
 from watchword.nn.attention import Cache, CacheSpec, LayerCache
 from watchword.nn.dense import Linear
 from watchword.nn.layers import activation, join_heads, run_layer, split_heads
+from watchword.nn.quantized import fed, together
 from watchword.nn.trace import Trace
 from watchword.shapes import Bool, Float, Int, Tensor
 
@@ -38,8 +39,11 @@ class OptAttention(nn.Module):
         self, x: Float[Tensor, "B L D"], cache: LayerCache, want_weights: bool, tail: int | None = None
     ) -> Layered:
         """Attend through the cache, causally."""
-        asks = x if tail is None else x[:, -tail:]
-        q, k, v = self.q_proj(asks) * self.scale, self.k_proj(x), self.v_proj(x)
+        if tail is None:
+            q, k, v = together(x, self.q_proj, self.k_proj, self.v_proj)
+        else:
+            q, (k, v) = self.q_proj(x[:, -tail:]), together(x, self.k_proj, self.v_proj)
+        q = q * self.scale
         out, weights = cache.attend(
             *(split_heads(t, self.heads) for t in (q, k, v)),
             scale=1.0,
@@ -74,7 +78,7 @@ class PreNormLayer(nn.Module):
 
     def feed(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """The feed-forward part."""
-        return self.drop(self.fc2(self.act(self.fc1(x))))
+        return self.drop(fed(x, self.fc1, self.act, self.fc2))
 
     def drop(self, x: Tensor) -> Tensor:
         """Dropout, in training."""

@@ -7,6 +7,7 @@ from torch import nn
 
 from watchword.errors import RequestError
 from watchword.nn.layers import activation, run_layer
+from watchword.nn.quantized import fed
 from watchword.nn.trace import Trace
 from watchword.shapes import Float, Tensor
 
@@ -26,7 +27,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
         """Each row by itself."""
-        return self.fc2(self.act(self.fc1(x)))
+        return fed(x, self.fc1, self.act, self.fc2)
 
 
 class VitLayer(nn.Module):
