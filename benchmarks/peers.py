@@ -12,7 +12,7 @@
 
 `--sides` takes one or several, so that a long comparison may be run part by part. `--rounds 3` lets the sides
 take turns three times, for machines that are fast one minute and slow the next. Lines are added to the file;
-of several for one side the table has the medians. Work: `video` is 8 frames and 2,087 positions; `picture` is
+of several for one side the table has the medians, of first tokens over all their runs. Work: `video` is 8 frames and 2,087 positions; `picture` is
 one picture and 46; `beams` is the same with 5 beams. `--repeats 1` measures transformers' first call; with
 more the first does not count.
 """
@@ -168,7 +168,10 @@ def table(files: list[Path]) -> str:
 def middle(several: list[dict]) -> dict:
     """The lines of one side as one: medians of what is measured, the rest as in the last."""
     measured = {name for name, value in several[-1].items() if isinstance(value, float | int)}
-    return several[-1] | {name: statistics.median(one[name] for one in several) for name in measured}
+    found = {name: statistics.median(one[name] for one in several) for name in measured}
+    if firsts := [seconds for one in several for seconds in one["runs"]]:
+        found["first_token"] = statistics.median(firsts)
+    return several[-1] | found
 
 
 def main() -> None:

@@ -94,7 +94,7 @@ def devices() -> Rows:
 
 
 def operators() -> Rows:
-    """Which operator is used for quantized weights."""
+    """Which operators multiply quantized weights, and few rows of dense ones."""
     from watchword.nn.kernels import operator_rows
 
     return operator_rows()

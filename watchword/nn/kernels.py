@@ -143,8 +143,8 @@ def fastest(run: Callable[[], object], times: int = 4) -> float:
 
 
 def operator_rows() -> list[tuple[str, str]]:
-    """What `watchword doctor` says about quantized weights: pairs of a format and the operator in use."""
-    from watchword.nn import nibbles  # late: it builds on what is here
+    """What `watchword doctor` says about products: pairs of a format and the operator in use."""
+    from watchword.nn import dense, nibbles  # late: they build on what is here
 
     slow = "dense, unpacked for every product: slow, for this machine or this torch has nothing faster"
     int8 = int8_product()
@@ -153,4 +153,9 @@ def operator_rows() -> list[tuple[str, str]]:
     else:
         wide = str(nibbles.wide_type()).removeprefix("torch.")
         four = f"int4pack below {nibbles.crossing(4096, 1)} rows, from there unpacked for products of {wide}"
-    return [("int8", slow if int8 == "dense" else int8), ("int4, nf4, fp4", four)]
+    turned = "weights times columns" if dense.turns() else "rows times weights"
+    return [
+        ("int8", slow if int8 == "dense" else int8),
+        ("int4, nf4, fp4", four),
+        (f"bfloat16, up to {dense.FEW} rows", turned),
+    ]
