@@ -12,9 +12,9 @@
 
 `--sides` takes one or several, so that a long comparison may be run part by part. `--rounds 3` lets the sides
 take turns three times, for machines that are fast one minute and slow the next. Lines are added to the file;
-of several for one side the table has the medians, of first tokens over all their runs. Work: `video` is 8 frames and 2,087 positions; `picture` is
-one picture and 46; `beams` is the same with 5 beams. `--repeats 1` measures transformers' first call; with
-more the first does not count.
+of several for one side the table has the medians, of first tokens over all their runs. Work: `video` is 8
+frames and 2,087 positions; `picture` is one picture and 46; `beams` is the same with 5 beams. `--repeats 1`
+measures transformers' first call; with more the first does not count.
 """
 
 import argparse
