@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
+# A process for each core, for the tests compute with one thread; a file's tests stay together and share what they build.
+WORKERS := -n logical --maxprocesses 4 --dist loadfile
 PARITY := transformers==4.56.2 sentencepiece protobuf accelerate peft
 
 .PHONY: demo test check clean
@@ -22,10 +24,10 @@ demo: $(VENV)/.ready-demo
 test: $(VENV)/.ready-test
 	@failed=0; \
 	echo "== tests, 1 of 2: units and laws, with the shape annotations enforced"; \
-	$(BIN)/pytest --ignore=tests/parity --ignore=tests/parity5 \
+	$(BIN)/pytest $(WORKERS) --ignore=tests/parity --ignore=tests/parity5 \
 		--jaxtyping-packages=watchword,tests.typecheck.checked || failed=1; \
 	echo "== tests, 2 of 2: parity with transformers 4.56.2"; \
-	$(BIN)/pytest tests/parity || failed=1; \
+	$(BIN)/pytest $(WORKERS) tests/parity || failed=1; \
 	exit $$failed
 
 check: $(VENV)/.ready-test

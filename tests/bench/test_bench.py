@@ -38,13 +38,13 @@ def test_bench_tells_every_figure_with_its_share(capsys, llava):
 
 
 def test_bench_prints_json_of_all_it_measured(capsys, llava):
-    _, out, _ = run(capsys, "bench", llava, "--beams", 2, "--tokens", 24, "--repeats", 3, "--json")
+    _, out, _ = run(capsys, "bench", llava, "--beams", 2, "--tokens", 3, "--repeats", 1, "--json")
     found = json.loads(out)
     assert found["work"]["beams"] == 2
     assert found["work"]["frames"] == 8
     side = found["sides"][0]
     assert side["positions"] > 40
-    assert side["first_token"] > 0 < side["step"]  # of beams a difference of two times: enough tokens to show
+    assert side["first_token"] > 0 < side["step"]
     assert set(side["shares"]) >= {"load", "first token", "steps", "frames"}
     assert found["limits"]["matrix_type"] == "float32"
 
@@ -60,7 +60,7 @@ def test_bench_forgets_between_questions(llava):
     work = ours.Work(2, tokens=2)
     media = ours.random_media(2, 28)
     for _ in range(2):
-        assert ours.asked(pipeline, media, work, 2).tokens["reused"] == 0
+        assert ours.asked(pipeline, media, work).tokens["reused"] == 0
 
 
 def test_bench_refuses_answers_that_have_no_room(llava):
@@ -68,7 +68,7 @@ def test_bench_refuses_answers_that_have_no_room(llava):
     with pytest.raises(
         CapacityError, match=r"bench: .* gave \d+ tokens, expected 299 behind a prompt of \d+"
     ):
-        ours.asked(pipeline, ours.random_media(2, 28), ours.Work(2), 299)
+        ours.asked(pipeline, ours.random_media(2, 28), ours.Work(2, tokens=299))
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ def test_ask_answers_with_all_there_is_to_know(pipeline, clip, kind, medium):
     assert QUESTION not in answer.text
     assert 1 <= answer.tokens["answer"] <= 5
     assert answer.ended == (answer.tokens["answer"] < 5) or answer.ended
-    assert set(answer.seconds) == {"decode", "vision", "first_token", "generation", "total"}
-    assert answer.seconds["first_token"] <= answer.seconds["total"]
+    assert set(answer.seconds) == {"decode", "vision", "prompt", "first_token", "generation", "total"}
+    assert answer.seconds["prompt"] <= answer.seconds["first_token"] <= answer.seconds["total"]
     assert answer.options["max_new_tokens"] == 5
     assert json.loads(json.dumps(answer.to_dict()))["text"] == answer.text == str(answer)
     with pytest.raises(FrozenInstanceError):

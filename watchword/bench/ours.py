@@ -105,19 +105,16 @@ def measure(pipeline: Pipeline, work: Work, load: float, name: str) -> Measured:
 
 def once(pipeline: Pipeline, media: np.ndarray, work: Work) -> tuple[float, float, float, int]:
     """Seconds to the first token, per further step, of looking; and the positions of the prompt."""
-    answer = asked(pipeline, media, work, work.tokens)
-    steps = answer.tokens["answer"] - 1
-    if work.beams == 1:
-        first = answer.seconds["first_token"]
-        step = (answer.seconds["total"] - first) / steps
-    else:  # beams tell their tokens at the end: another answer, one token long, has the rest of the time
-        first = asked(pipeline, media, work, 1).seconds["total"]
-        step = (answer.seconds["total"] - first) / steps
+    answer = asked(pipeline, media, work)
+    # beams tell their tokens at the end; the scores of the first one are there when the prompt has been run
+    first = answer.seconds["first_token" if work.beams == 1 else "prompt"]
+    step = (answer.seconds["total"] - first) / (answer.tokens["answer"] - 1)
     return first, step, answer.seconds["vision"], answer.tokens["prompt"]
 
 
-def asked(pipeline: Pipeline, media: np.ndarray, work: Work, tokens: int) -> Any:
+def asked(pipeline: Pipeline, media: np.ndarray, work: Work) -> Any:
     """An answer of exactly so many tokens, to a question never heard before."""
+    tokens = work.tokens
     pipeline.cache.clear()
     answer = pipeline.ask(
         media, work.question, max_new_tokens=tokens, min_new_tokens=tokens, beams=work.beams

@@ -54,8 +54,8 @@ class Answer:
         ended: True when the model ended by itself or at a stop string, False when it was cut off.
         tokens: "prompt" (with the visual ones), "visual", "reused" (of the prompt, those that an earlier
             question had left) and "answer".
-        seconds: "decode" (file to frames), "vision" (frames to visual tokens), "generation", "total", and
-            "first_token" (from the start to the first token).
+        seconds: "decode" (file to frames), "vision" (frames to visual tokens), "generation", "total"; and
+            from the start, "prompt" (until it was run) and "first_token", which beams tell only at the end.
         options: the settings of generation that were in effect, where they differ from the defaults.
         samples: all answers, where several were asked for; with beams the best first.
     """

@@ -181,8 +181,9 @@ class Stream:
             samples.append(Sample(line.text, end, len(ids), given))
         clip = asked.clips[-1] if asked.clips else None
         seconds = dict(asked.watch.seconds)
-        if "first_token" in ticket.seconds:
-            seconds["first_token"] = self._before + ticket.seconds["first_token"]
+        for mark in ("prompt", "first_token"):
+            if mark in ticket.seconds:
+                seconds[mark] = self._before + ticket.seconds[mark]
         return Answer(
             text=samples[0].text,
             model=self._pipeline.name,
