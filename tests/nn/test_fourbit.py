@@ -8,7 +8,7 @@ from tests.nn.test_quantized import relative
 from watchword.errors import ConfigError
 from watchword.nn import blockwise, nibbles
 from watchword.nn.blockwise import BlockLinear, block_weights
-from watchword.nn.fourbit import Int4Linear, group_of, int4_weights
+from watchword.nn.fourbit import Int4Linear, group_of, int4_weights, unpaired
 
 STATED = {"int4": 0.10, "nf4": 0.10, "fp4": 0.13}
 """Of products with normal weights against float32, as the docstrings say."""
@@ -176,3 +176,22 @@ def test_group_of_names_what_divides():
         group_of(352, 64, "down_proj")
     with pytest.raises(ConfigError, match="does not divide its 9 inputs; those that do: none of ours"):
         group_of(9, None, "x")
+
+
+@pytest.mark.parametrize("layout", [*nibbles.LAYOUTS, None])
+@pytest.mark.parametrize("outer", [64, 600])
+def test_pairs_are_packed_as_codes_are(layout, outer):
+    """Every layout is the inverse of unpacking, and this machine's is that of torch's operator."""
+    pairs = torch.randint(0, 256, (outer, 48), dtype=torch.uint8)
+    scale = torch.rand(outer, 3).bfloat16()
+    made = nibbles.pack_pairs(pairs, scale, layout or machine())
+    assert torch.equal(nibbles.unpack_codes(made, layout or machine(), outer), unpaired(pairs))
+    if layout is None:
+        own = nibbles.pack(unpaired(pairs), scale)
+        assert torch.equal(made.packed, own.packed)
+        assert torch.equal(made.scales, own.scales)
+        assert made.group == own.group == 32
+
+
+def machine() -> nibbles.Layout:
+    return nibbles.packing() or pytest.skip("this machine does not pack")

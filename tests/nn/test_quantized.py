@@ -38,7 +38,7 @@ def product(request, monkeypatch):
     """Each product in turn, if this machine has it."""
     if request.param != "dense" and not kernels._int8_is_right(request.param):
         pytest.skip(f"no {request.param} here")
-    monkeypatch.setattr(quantized, "int8_product", lambda device: request.param)
+    monkeypatch.setattr(quantized, "int8_product", lambda device, pack: request.param)
     return request.param
 
 
@@ -61,6 +61,30 @@ def test_int8_product_is_within_its_stated_error(product, dtype):
     linear, dense = int8(512, 256)
     x = torch.randn(40, 512)
     assert relative(linear.to(dtype)(x.to(dtype)), dense(x)) < 0.015
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [1, 5, 33, 300])
+def test_weights_that_stay_as_stored_give_the_same_bits(dtype, rows):
+    linear, _ = int8(1024, 80)
+    plain = copy.deepcopy(linear).to(dtype)
+    plain.pack = False
+    x = torch.randn(rows, 1024).to(dtype)
+    assert torch.equal(plain(x), linear.to(dtype)(x))
+    assert plain.packed is plain.weight
+    assert torch.equal(copy.deepcopy(plain)(x), plain(x))
+
+
+def test_weights_that_stay_as_stored_are_summed_exactly():
+    """Of weights that all lean one way oneDNN rounds the unsigned sum to float32 before it takes 128 off."""
+    linear, _ = int8(1024, 80, bias=False)
+    linear.weight[0], linear.weight[1] = 127, -127
+    plain = copy.deepcopy(linear)
+    plain.pack = False
+    rows = quantize_rows(torch.randn(33, 1024))
+    exact = ((rows.codes.long() - 128) @ plain.weight.long().t()).float() * plain.scale
+    assert torch.equal(plain.product(rows), exact)
+    assert torch.allclose(linear.product(rows), exact, rtol=1e-6, atol=1e-3)
 
 
 def test_int8_rows_do_not_depend_on_their_neighbours():
@@ -149,6 +173,20 @@ def test_gradients_pass_through_quantized_linears():
     assert torch.allclose(left, x.grad)
 
 
+def test_weights_stay_as_stored_only_where_a_product_takes_them(monkeypatch):
+    if not kernels._int8_is_right("onednn"):
+        pytest.skip("no onednn here")
+
+    def absent(*arguments):
+        raise RuntimeError("no such operator")
+
+    products = dict(kernels.INT8_PRODUCTS)
+    assert kernels.int8_product.__wrapped__("cpu", False) == "int_mm"
+    products["int_mm"] = kernels.Int8Product(torch.Tensor.contiguous, lambda weight: weight, absent)
+    monkeypatch.setattr(kernels, "INT8_PRODUCTS", products)
+    assert kernels.int8_product.__wrapped__("cpu", False) == "onednn"
+
+
 def test_a_wrong_operator_is_not_taken(monkeypatch):
     wrong = kernels.Int8Product(
         torch.Tensor.contiguous, lambda w: w, lambda *args: kernels._dense(*args) * 1.05
@@ -161,6 +199,7 @@ def test_a_wrong_operator_is_not_taken(monkeypatch):
     right = kernels.INT8_PRODUCTS["dense"]
     monkeypatch.setattr(kernels, "INT8_PRODUCTS", {"onednn": wrong, "int_mm": absent, "dense": right})
     assert kernels.int8_product.__wrapped__("cpu") == "dense"
+    assert kernels.int8_product.__wrapped__("cpu", False) == "dense"
     assert kernels.int8_product("cuda") == "dense"
 
 

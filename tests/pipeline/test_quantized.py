@@ -93,7 +93,7 @@ def test_embedded_model_stays_within_the_stated_error(exact_logits, form):
 def test_slow_products_answer_as_fast_ones(monkeypatch, form):
     """What machines without fast products do."""
     fast = logits(watchword.load(quantize=form, device="cpu"))
-    monkeypatch.setattr("watchword.nn.quantized.int8_product", lambda device: "dense")
+    monkeypatch.setattr("watchword.nn.quantized.int8_product", lambda device, pack: "dense")
     monkeypatch.setattr("watchword.nn.nibbles.packing", lambda: None)
     slow = watchword.load(quantize=form, device="cpu")
     assert set(slow.model.quantization.operators.values()) == {"dense"}

@@ -1,18 +1,24 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from tests import folders
+from tests.weights.mapped import lying_in
 from watchword import pipeline
 from watchword.errors import CheckpointError, ConfigError, RequestError
 from watchword.nn.blockwise import CODES, block_weights, dynamic_map
+from watchword.nn.kernels import _int8_is_right
 from watchword.nn.quantized import int8_weights
 from watchword.pipeline.quantizing import quantize
 from watchword.weights import quantize as quantizing
 from watchword.weights.quantize import Recipe
 
+MAPPED = pytest.mark.skipif(
+    not Path("/proc/self/maps").exists(), reason="needs Linux's list of what is mapped"
+)
 FORMS = ("int8", "int4", "nf4")
 
 
@@ -48,6 +54,33 @@ def test_quantized_folder_answers_as_its_dense_one_quantized_at_loading(dense, t
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert str(small.quantization) == str(same.quantization)
     assert not any(tensor.is_meta for tensor in (*small.parameters(), *small.buffers()))
+
+
+@MAPPED
+def test_packed_weights_let_go_of_their_file(dense, tmp_path):
+    """A scale that were still a part of it would keep all that was read."""
+    quantize(dense, tmp_path / "small", Recipe("int8"))
+    model = opened(tmp_path / "small")
+    lies_in_file = lying_in(tmp_path / "small" / "model.safetensors")
+    for _, linear in quantizing.quantized(model):
+        if linear.operator == "onednn":
+            assert not lies_in_file(linear.scale)
+            assert linear.weight.numel() == 0
+
+
+@MAPPED
+def test_int8_weights_that_are_not_packed_stay_in_their_file(dense, tmp_path):
+    """And answer as packed ones do."""
+    quantize(dense, tmp_path / "small", Recipe("int8"))
+    plain, packed = opened(tmp_path / "small", pack=False), opened(tmp_path / "small")
+    assert torch.equal(logits(plain), logits(packed))
+    assert torch.equal(logits(opened(dense, quantize="int8", pack=False)), logits(packed))
+    if not _int8_is_right("int_mm"):
+        pytest.skip("weights have to be packed here")
+    lies_in_file = lying_in(tmp_path / "small" / "model.safetensors")
+    for _, linear in quantizing.quantized(plain):
+        assert linear.operator == "int_mm"
+        assert lies_in_file(linear.weight)
 
 
 def test_quantized_folder_is_complete_or_absent(dense, tmp_path, monkeypatch):

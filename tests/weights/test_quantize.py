@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests import folders
+from tests.weights.mapped import lying_in
 from watchword import pipeline
 from watchword.config import family_from_dict
 from watchword.errors import ConfigError
@@ -85,14 +86,7 @@ def test_dense_weights_do_not_pile_up_while_loading(tmp_path, monkeypatch):
 def test_tables_read_by_the_row_stay_in_their_file(tmp_path):
     folder = folders.video_llava(tmp_path)
     model = pipeline.load(folder, quantize="int8", device="cpu").model
-    file = str(folder / "model.safetensors")
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    parts = [line.split()[0].split("-") for line in lines if line.endswith(file)]
-    mapped = [(int(start, 16), int(end, 16)) for start, end in parts]
-
-    def lies_in_file(tensor: torch.Tensor) -> bool:
-        return any(start <= tensor.data_ptr() < end for start, end in mapped)
-
+    lies_in_file = lying_in(folder / "model.safetensors")
     assert lies_in_file(model.language_model.get_input_embeddings().weight)
     assert not lies_in_file(model.language_model.model.norm.weight)
 

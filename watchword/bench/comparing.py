@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ def compare(
     threads: int | None = None,
     say: Callable[[str], None] = lambda line: None,
     quantize: str | None = None,
+    pack: bool = True,
     dtype: str = "auto",
     device: str = "auto",
     offline: bool = False,
@@ -52,7 +54,7 @@ def compare(
             f"bench: frames={work.frames} against {against}, whose {made.config.model_type} takes pictures "
             "only; leave out the frames"
         )
-    how = {"device": device, "dtype": dtype, "local_files_only": offline}
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "pack": pack, "local_files_only": offline}
     how |= {} if quantize is None else {"quantize": quantize}
     say("ours")
     pipeline, load = ours.timed_load(folder, **how)

@@ -72,7 +72,7 @@ def ask(
         source = choosing.admitted(media)
         pipeline = opened(
             model, parallel=parallel(), adapter=adapter, device=device, dtype=dtype, quantize=quantize,
-            sandbox=sandbox, offline=offline,
+            pack=segments is not None, sandbox=sandbox, offline=offline,
         )  # fmt: skip
         pick = from_flags(frames, **flags, default=pipeline.family.frames)
         if segments is not None:

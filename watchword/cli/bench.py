@@ -13,6 +13,10 @@ def bench(
         str | None, typer.Argument(help="A checkpoint folder or hub id; else the embedded model.")
     ] = None,
     quantize: Annotated[str | None, typer.Option(help="int8, int4 or nf4.")] = None,
+    pack: Annotated[
+        bool,
+        typer.Option("--pack/--no-pack", help="Weights of 8 bits; `ask` and `chat` leave them as stored."),
+    ] = True,
     dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto (cuda, else mps, else cpu), or one of them.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor; torch's choice.")] = None,
@@ -37,8 +41,8 @@ def bench(
 
         work = Work(frames, tokens, beams, repeats, question)
         found = comparing.compare(
-            model, work, against=against, threads=threads, say=say, quantize=quantize, dtype=dtype,
-            device=device, offline=offline,
+            model, work, against=against, threads=threads, say=say, quantize=quantize, pack=pack,
+            dtype=dtype, device=device, offline=offline,
         )  # fmt: skip
         if as_json:
             typer.echo(json.dumps(table.to_dict(found), indent=2))

