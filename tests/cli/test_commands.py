@@ -12,7 +12,7 @@ from tests import folders
 from tests.media.clips import write
 from watchword.cli import commands, demo, shell
 from watchword.models import layouts
-from watchword.nn import lora
+from watchword.nn import kernels, lora
 from watchword.pipeline import opening
 from watchword.weights import adapters
 
@@ -75,6 +75,18 @@ def test_ask_prints_json_with_all_there_is_to_know(capsys, clip, checkpoint):
 def test_ask_searches_with_beams(capsys, clip, checkpoint):
     _, out, _ = run(capsys, "ask", clip, "What?", "--model", checkpoint, "--beams", 3, "--max-tokens", 5)
     assert out.strip() == watchword.load(checkpoint).ask(clip, "What?", beams=3, max_tokens=5).text
+
+
+def test_one_question_leaves_weights_as_they_are_stored(capsys, clip, checkpoint):
+    """Packing them would take longer than the answer; stretches of a film are many questions."""
+    stored, packed = (kernels.int8_product("cpu", pack) for pack in (False, True))
+    asked = ("ask", clip, "What happens?", "--model", checkpoint, "--quantize", "int8", "--device", "cpu")
+    _, answer, err = run(capsys, *asked)
+    assert f"int8 by {stored}; " in err
+    _, _, err = run(capsys, *asked, "--segments", "1s")
+    assert f"int8 by {packed}; " in err
+    pipeline = watchword.load(checkpoint, quantize="int8", device="cpu")
+    assert answer.strip() == pipeline.ask(clip, "What happens?").text
 
 
 def test_ask_passes_on_notes(capsys, clip, checkpoint):
