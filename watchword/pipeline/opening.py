@@ -67,8 +67,8 @@ def load(
             dtype or its name.
         quantize: "int8", "int4" or "nf4" keeps most weights in so many bits; see docs/quantization.md.
         pack: False leaves weights of 8 bits as the files hold them, for a process with a question or two: a
-            folder of them opens in seconds. Packed ones are faster with several rows, from beams to long
-            prompts; weights of other formats are always packed. See docs/quantization.md.
+            folder of them opens in seconds. Packed ones are mostly faster with several rows, from beams to
+            long prompts; weights of other formats are always packed. See docs/quantization.md.
         attn_implementation: "blocked" (fused, or in blocks where that is faster: bfloat16 on a CPU), "sdpa",
             "eager" or "flash_attention_2".
         progress: called with (values read, values in all) while weights are read.

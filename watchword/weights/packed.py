@@ -57,7 +57,7 @@ def quantizing(
         placing: where everything goes.
         layouts: spellings that the files may use.
         dtype: type of what stays dense.
-        pack: False leaves weights of 8 bits as they are; others have no product then.
+        pack: False leaves weights of 8 bits as they are; those of 4 have no product that reads them so.
 
     Raises:
         ConfigError: a quantized folder that is to be quantized; one of a format that is not implemented.
