@@ -11,6 +11,16 @@ if importlib.util.find_spec("beartype"):  # the hook that enforces annotations l
 torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def fixed_seed():
+def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup():
+    """Each fixture draws the same numbers, whichever test asks for it first and whatever ran before."""
+    seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call():
+    seed()
