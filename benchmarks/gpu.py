@@ -5,6 +5,7 @@
 
 One JSON line for the limits of the card (a timed read of 1 GiB, a large bfloat16 product), one for each side:
   ours          steps as Python asks for them
+  flash         the same with FlashAttention-2, which prompts use; needs the flash-attn package
   fixed         steps of fixed shape, not recorded
   graph         the same recorded as a CUDA graph
   compiled      the same through torch.compile, then recorded
@@ -19,22 +20,26 @@ import argparse
 import importlib.util
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from benchmarks.models import text, wide_llama
+from benchmarks.models import BACKEND, text, wide_llama
 from watchword.bench.machine import matrix_rate, read_rate
 from watchword.bench.peer import hide_broken
+from watchword.errors import WatchwordError
 from watchword.generation.graphs import Stepper, recorder
 from watchword.generation.options import GenerationOptions
 from watchword.generation.requests import Job
 from watchword.generation.serving import Engine
+from watchword.nn.devices import chosen_device
+from watchword.pipeline.opening import check_backend
 from watchword.weights.quantize import POLICY, Recipe
 
-SIDES = ("ours", "fixed", "graph", "compiled", "int8", "int4", "transformers")
+SIDES = ("ours", "flash", "fixed", "graph", "compiled", "int8", "int4", "transformers")
 FORMS = ("int8", "int4")
 
 Answer = Callable[[int], object]
@@ -46,7 +51,7 @@ def engine_of(side: str, model: nn.Module, given: argparse.Namespace) -> Answer:
     decoder = model
     if side == "fixed":
         decoder = Stepper(model, lambda run: run)
-    elif side != "ours":
+    elif side not in ("ours", "flash"):
         decoder = Stepper(model, recorder(given.device, compiled=side != "graph"))
     engine = Engine(decoder, dtype=torch.bfloat16, device=given.device, piece=given.prompt)
     ids = torch.randint(3, 32000, (1, given.prompt), generator=torch.Generator().manual_seed(0))
@@ -139,6 +144,11 @@ def why_not(side: str, given: argparse.Namespace) -> str | None:
     """Why a side can not run here."""
     if side in ("graph", "compiled", *FORMS) and given.device.type != "cuda":
         return "CUDA graphs need a CUDA device"
+    if side == "flash":
+        try:
+            check_backend("flash_attention_2")
+        except WatchwordError as error:
+            return str(error)
     if side == "transformers" and importlib.util.find_spec("transformers") is None:
         return "transformers is not installed"
     return None
@@ -149,7 +159,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
+    parser.add_argument("--device", default="cuda")
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--width", type=int, default=4096, help="a multiple of 128")
     parser.add_argument("--prompt", type=int, default=2087, help="positions; 8 frames and a question")
@@ -165,6 +175,10 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> None:
     """Print the lines."""
     given = arguments(words)
+    try:
+        given.device = chosen_device(given.device)
+    except WatchwordError as error:
+        sys.exit(str(error))
     rows = 8192 if given.device.type == "cuda" else 256
     limits = {
         "read_bytes_per_s": read_rate(given.device),
@@ -182,13 +196,14 @@ def main(words: list[str] | None = None) -> None:
             model = None  # room for the other
             print(json.dumps(measured(side, reference(given), given, limits)), flush=True)
             continue
-        if model is None or side in FORMS:
+        if model is None or side in FORMS or side == "flash":
             model = None
-            model = wide_llama(given.layers, given.width)[0].to(given.device)
+            backend = "flash_attention_2" if side == "flash" else BACKEND
+            model = wide_llama(given.layers, given.width, backend)[0].to(given.device)
         if side in FORMS:
             quantize(model, side)
         print(json.dumps(measured(side, engine_of(side, model, given), given, limits)), flush=True)
-        if side in FORMS:
+        if side in FORMS or side == "flash":
             model = None
 
 

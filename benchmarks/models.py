@@ -43,11 +43,11 @@ def embedded() -> tuple[nn.Module, Callable[[int], Embed], int]:
     return model.language_model, embed, visual + 24
 
 
-def wide_llama(layers: int, width: int) -> tuple[nn.Module, Callable[..., Embed]]:
+def wide_llama(layers: int, width: int, backend: str = BACKEND) -> tuple[nn.Module, Callable[..., Embed]]:
     """A LLaMA of so many layers of 7B width, and random embeddings by number and length."""
     settings = {name: value for name, value in text(layers, width).items() if name != "model_type"}
     config = LlamaConfig(**settings)
-    model = built(lambda: Llama(config, backend=BACKEND))
+    model = built(lambda: Llama(config, backend=backend))
 
     def embed(number: int, length: int = 64) -> Embed:
         ids = torch.randint(3, 32000, (1, length), generator=torch.Generator().manual_seed(number))

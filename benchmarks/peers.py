@@ -13,8 +13,8 @@
 `--sides` takes one or several, so that a long comparison may be run part by part. `--rounds 3` lets the sides
 take turns three times, for machines that are fast one minute and slow the next. Lines are added to the file;
 of several for one side the table has the medians, of first tokens over all their runs. Work: `video` is 8
-frames and 2,087 positions; `picture` is one picture and 46; `beams` is the same with 5 beams. `--repeats 1`
-measures transformers' first call; with more the first does not count. The side `int8-unpacked` leaves weights
+frames and 2,087 positions; `picture` is one picture and 46; `beams` is the same with 5 beams. On every
+side a first question does not count. The side `int8-unpacked` leaves weights
 as they are stored (`load(pack=False)`).
 """
 
@@ -104,6 +104,7 @@ def run(given: argparse.Namespace) -> None:
     """Each side in turn, each a line of the file as soon as it is there."""
     frames, beams, positions = WORKS[given.work]
     work = ours.Work(frames, given.tokens, beams, given.repeats)
+    failed: list[str] = []
     for side in given.rounds * given.sides:
         if side == "llama":
             command = [given.llama_python, str(Path(__file__).parent / "peers_llama.py"), "run", given.gguf]
@@ -116,6 +117,7 @@ def run(given: argparse.Namespace) -> None:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             print(f"{side}: failed\n{done.stderr[-2000:]}", file=sys.stderr)
+            failed.append(side)
             continue
         found = json.loads(done.stdout.strip().splitlines()[-1])
         line = json.dumps({"work": given.work, "side": side, "threads": given.threads,
@@ -124,6 +126,8 @@ def run(given: argparse.Namespace) -> None:
         if given.out:
             with given.out.open("a") as file:
                 file.write(line + "\n")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 def side(given: argparse.Namespace) -> None:
@@ -201,6 +205,14 @@ def main() -> None:
     one.add_argument("files", type=Path, nargs="+")
     one.set_defaults(do=lambda given: print(table(given.files)))
     given = parser.parse_args()
+    if given.command != "table":
+        known = (*FORMATS, "int8-unpacked", "bfloat16", "float32", "transformers", "llama")
+        if wrong := [side for side in given.sides if side not in known]:
+            parser.error(f"--sides {wrong[0]}: expected some of {', '.join(known)}")
+        if "llama" in given.sides and given.gguf is None:
+            parser.error("--sides llama: needs --gguf FILE, which peers_llama.py writes")
+        if set(given.sides) != {"llama"} and given.folder is None:
+            parser.error("--folder: needed; benchmarks.folders writes one")
     given.do(given)
 
 

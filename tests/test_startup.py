@@ -24,6 +24,13 @@ def test_help_of_every_command_imports_nothing_heavy():
     assert not modules_after(code) & {*HEAVY}
 
 
+def test_a_missing_file_is_refused_before_anything_heavy_is_imported():
+    code = "from watchword.cli import main\n"
+    for command in (["ask", "/nope.mp4", "What?"], ["chat", "/nope.mp4"]):
+        code += f"try:\n    main({command!r})\nexcept SystemExit as left:\n    assert left.code == 3\n"
+    assert "torch" not in modules_after(code)
+
+
 def test_loading_imports_neither_a_compiler_nor_the_hub():
     names = modules_after("import watchword\nwatchword.load(local_files_only=True)")
     assert "torch" in names

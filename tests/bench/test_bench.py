@@ -7,8 +7,8 @@ import pytest
 import watchword
 from tests import folders
 from tests.cli.test_commands import run
-from watchword.bench import comparing, machine, ours, peer, table
-from watchword.errors import CapacityError, CheckpointError
+from watchword.bench import comparing, machine, ours, peer, plan, table
+from watchword.errors import CapacityError, CheckpointError, RequestError
 from watchword.nn import memory
 
 
@@ -47,6 +47,10 @@ def test_bench_prints_json_of_all_it_measured(capsys, llava):
     assert side["first_token"] > 0 < side["step"]
     assert set(side["shares"]) >= {"load", "first token", "steps", "frames"}
     assert found["limits"]["matrix_type"] == "float32"
+    assert (found["model"], found["device"], found["watchword"]) == (
+        str(llava), "cpu", watchword.__version__
+    )  # fmt: skip
+    assert set(found["units"]) < set(side)
 
 
 def test_bench_measures_packed_formats(capsys, llava):
@@ -69,6 +73,29 @@ def test_bench_refuses_answers_that_have_no_room(llava):
         CapacityError, match=r"bench: .* gave \d+ tokens, expected 299 behind a prompt of \d+"
     ):
         ours.asked(pipeline, ours.random_media(2, 28), ours.Work(2, tokens=299))
+
+
+def test_bench_shows_as_many_frames_as_it_says(llava):
+    pipeline = watchword.load(llava, device="cpu")
+    few, many = (ours.asked(pipeline, ours.random_media(n, 28), ours.Work(n, tokens=2)) for n in (8, 16))
+    assert many.tokens["visual"] == 2 * few.tokens["visual"] == 16 * 5
+
+
+def test_bench_refuses_a_peer_for_a_quantized_folder(capsys, llava, tmp_path, monkeypatch):
+    monkeypatch.setattr(peer, "check_installed", lambda: None)
+    assert run(capsys, "quantize", llava, tmp_path / "small", "--to", "int8")[0] == 0
+    code, out, err = run(capsys, "bench", tmp_path / "small", "--against", "transformers")
+    assert (code, out) == (5, "")
+    assert (
+        "is quantized (int8), which transformers does not read; give the dense folder and --quantize" in err
+    )
+
+
+def test_bench_refuses_a_peer_with_another_prompt(llava, monkeypatch):
+    monkeypatch.setattr(peer, "check_installed", lambda: None)
+    monkeypatch.setattr(ours, "peer_task", lambda *args, **how: {"ids": [1, 2, 3]})
+    with pytest.raises(RequestError, match=r"our prompt has \d+ positions and that of transformers 3"):
+        comparing.compare(str(llava), ours.Work(2, tokens=2, repeats=1), against="transformers", device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -129,6 +156,21 @@ def test_shares_are_what_they_say():
     row = table.Row("tokens", 12.345, "per s", 0.5, "of 40.0 GB/s")
     assert row.told() == ("tokens", "12.35 per s", "50% of 40.0 GB/s")
     assert table.Row("peak memory", 2**31, "bytes").told() == ("peak memory", "2.0 GiB", "")
+
+
+def test_what_was_mapped_has_no_share(llava):
+    made = plan.plan(llava)
+    found = ours.Measured("mapped", 50, load=1e-9, first_token=1.0, step=1.0, vision=1.0, peak=1)
+    told = {
+        row.what: row for row in table.rows(found, ours.Work(2), made, table.Limits(1e9, 1e12, "float32"))
+    }
+    assert told["load"].told()[2] == "mapped: read when first used"
+    assert told["peak memory"].told()[2].endswith("of weights, not all were read")
+    assert told["load"].share is told["peak memory"].share is None
+
+
+def test_a_slower_side_is_called_slower():
+    assert [table.faster(ratio) for ratio in (2.0, 0.5)] == ["2.00 x quicker", "2.00 x slower"]
 
 
 def test_fit_shows_a_table_and_a_verdict(capsys, llava):

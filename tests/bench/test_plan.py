@@ -1,9 +1,11 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 import watchword
+from benchmarks import folders as benchmark_folders
 from tests import folders
 from watchword.bench import plan
 from watchword.errors import CheckpointError, ConfigError
@@ -52,6 +54,32 @@ def test_plan_of_packed_formats_is_smaller_and_reads_less(llava):
     assert packed.form == "int8"
     assert packed.need(10).total < dense.need(10).total
     assert packed.step_bytes(10) < dense.step_bytes(10)
+
+
+def test_plan_of_a_card_holds_code_books_in_four_bits(llava):
+    host, card = (plan.plan(llava, quantize="nf4", device=torch.device(one)) for one in ("cpu", "cuda"))
+    assert sum(card.need(10).weights.values()) < sum(host.need(10).weights.values())
+    assert plan.plan(llava, device=torch.device("cuda")).need(10) == plan.plan(llava).need(10)
+
+
+def test_plan_does_without_weights_that_are_still_missing(llava, tmp_path):
+    raw = json.loads((llava / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(raw | {"torch_dtype": "bfloat16"}))
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert plan.plan(tmp_path).form == "bfloat16"
+
+
+@pytest.mark.parametrize("form", [None, "int8", "int4", "nf4"])
+def test_the_page_says_what_a_model_of_7b_takes(tmp_path, form):
+    made = benchmark_folders.config("video_llava", 32, None)
+    made.save_pretrained(tmp_path)
+    need = plan.plan(tmp_path, quantize=form, dtype="bfloat16").need(2087)
+    page = (Path(plan.__file__).parents[2] / "docs" / "speed.md").read_text(encoding="utf-8")
+    name = "bfloat16" if form is None else form
+    row = next(line for line in page.splitlines() if line.startswith(f"| {name} "))
+    figures = [f"{size / 2**30:.1f} GiB" for size in (sum(need.weights.values()), need.total)]
+    assert [cell.strip() for cell in row.split("|")[2:4]] == figures
 
 
 def test_step_reads_weights_once_and_keys_for_every_row(llava):

@@ -186,6 +186,44 @@ for name in ("llama", "mistral", "opt"):
 """
 
 
+COMPILED_OFTEN = """
+import torch
+from tests.generation.serving import tiny
+from watchword.generation import graphs
+from watchword.generation.options import GenerationOptions
+from watchword.generation.requests import Job
+from watchword.generation.serving import Engine
+
+graphs.SLOTS = 16
+graphs.PassLayer.attend = torch.compiler.disable(graphs.PassLayer.attend)
+torch._dynamo.config.fail_on_recompile_limit_hit = True
+for name in ("llama", "mistral", "opt"):
+    shapes = []
+
+    def record(run):
+        shapes.append(run)
+        return graphs.fused(run, backend="eager")
+
+    decoder = tiny(name)
+    fixed, plain = Engine(graphs.Stepper(decoder, record)), Engine(decoder)
+    width = decoder.get_input_embeddings().embedding_dim
+    for rows in (1, 2, 4, 8):
+        for length in (5, 20, 40):
+            embeds = torch.randn(rows, 1, length, width)
+            jobs = [
+                Job(lambda a, b, x=x: x[:, a:b], length, GenerationOptions(max_new_tokens=3)) for x in embeds
+            ]
+            found, expected = fixed.run_all(jobs), plain.run_all(jobs)
+            assert [one.sequences for one in found] == [one.sequences for one in expected], (name, rows)
+            assert not any(one.error for one in found), (name, [one.error for one in found])
+    assert len(shapes) == 12, name
+"""
+
+
+def test_more_shapes_are_compiled_than_torch_allows_by_itself():
+    subprocess.run([sys.executable, "-c", COMPILED_OFTEN], check=True, cwd=Path(__file__).parents[2])
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
 def test_a_compiled_step_is_one_graph_and_gives_the_ids_of_an_ordinary_one():

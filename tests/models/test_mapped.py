@@ -91,6 +91,24 @@ def test_several_devices_need_accelerate(tmp_path, without_accelerate):
 
 
 @pytest.mark.parametrize(
+    ("room", "message"),
+    [
+        (
+            {7: "1GiB", "cpu": "1GiB"},
+            r"max_memory: 7 is neither 'cpu' nor the number of one of the \d+ cards",
+        ),
+        ({"gpu0": "1GiB"}, "max_memory: 'gpu0' is neither 'cpu' nor"),
+        ({"cpu": "lots"}, "max_memory: 'lots' for 'cpu'; expected bytes, or text such as '20GiB'"),
+        ({"cpu": 0.5}, "max_memory: 0.5 for 'cpu'; expected bytes"),
+    ],
+)
+def test_room_for_nothing_that_is_here_is_refused(tmp_path, room, message):
+    pytest.importorskip("accelerate")
+    with pytest.raises(ConfigError, match=message):
+        watchword.load(folders.video_llava(tmp_path), device_map="auto", max_memory=room)
+
+
+@pytest.mark.parametrize(
     ("parts", "message"),
     [
         ({"": "cpu", "tower": "disk"}, "no part of .* is called 'tower'; .* image_tower, language_model"),

@@ -15,7 +15,8 @@ def test_a_device_that_is_here_is_taken(asked):
 @pytest.mark.parametrize("asked", ["gpu", "cuda:99", "", None, 99])
 def test_devices_that_are_not_here_are_refused(asked):
     with pytest.raises(
-        ConfigError, match=f"device_map '{asked}': not usable here .* use 'auto', 'cpu' or 'cuda'"
+        ConfigError,
+        match=f"device_map '{asked}': not usable here .* use 'auto', or one that `watchword doctor` lists",
     ):
         devices.chosen_device(asked, "device_map")
 

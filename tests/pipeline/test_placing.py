@@ -28,6 +28,8 @@ PICTURE = torch.arange(30 * 30 * 3).reshape(30, 30, 3).to(torch.uint8)
         ({"compile": True, "adapter": "there"}, "compile and adapter: recorded steps know no adapters"),
         ({"compile": "fast"}, "compile 'fast': expected True, 'graph' or False"),
         ({"compile": True, "device": "cpu"}, "compile: device 'cpu'; expected a CUDA device"),
+        ({"device": "meta"}, "device 'meta': not usable here .it holds no values"),
+        ({"device_map": {"": "meta"}}, "device_map 'meta': not usable here"),
         ({"max_memory": {"cpu": 1}}, "max_memory with device_map .*: only spreading asks for it"),
     ],
 )

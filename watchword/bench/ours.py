@@ -117,8 +117,9 @@ def asked(pipeline: Pipeline, media: np.ndarray, work: Work) -> Any:
     tokens = work.tokens
     pipeline.cache.clear()
     answer = pipeline.ask(
-        media, work.question, max_new_tokens=tokens, min_new_tokens=tokens, beams=work.beams
-    )
+        media, work.question, frames=work.frames, max_new_tokens=tokens, min_new_tokens=tokens,
+        beams=work.beams,
+    )  # fmt: skip
     if answer.tokens["answer"] != tokens:
         raise CapacityError(
             f"bench: {pipeline.name} gave {answer.tokens['answer']} tokens, expected {tokens} behind a "

@@ -34,6 +34,7 @@ class Plan:
         dtype: type of what stays dense.
         packed: of each parameter that does not, its format.
         frames: of a clip, unless told otherwise; None for a family of pictures.
+        card: whether a card holds it.
     """
 
     config: Any
@@ -42,6 +43,7 @@ class Plan:
     dtype: torch.dtype
     packed: Mapping[str, str]
     frames: int | None
+    card: bool = False
 
     @property
     def text(self) -> Any:
@@ -55,14 +57,15 @@ class Plan:
     def need(self, positions: int, rows: int = 1, keep: int = CACHE_BYTES) -> sizes.Need:
         """What it takes in memory."""
         return sizes.need(
-            self.shapes, self.text, self.dtype, self.packed, positions=positions, rows=rows, keep=keep
-        )
+            self.shapes, self.text, self.dtype, self.packed, positions=positions, rows=rows, keep=keep,
+            card=self.card,
+        )  # fmt: skip
 
     def step_bytes(self, positions: int, rows: int = 1) -> int:
         """Bytes that one step must read: every weight it multiplies with, and the keys and values."""
         wanted = {name: shape for name, shape in self._text().items() if not _looked_up(name)
                   and not (self.text.is_encoder_decoder and ".encoder." in name)}  # fmt: skip
-        weights = sum(sizes.weight_bytes(wanted, self.dtype, self.packed, read=True).values())
+        weights = sum(sizes.weight_bytes(wanted, self.dtype, self.packed, read=True, card=self.card).values())
         return weights + sizes.cache_bytes(self.text, positions, rows, itemsize=self.dtype.itemsize)
 
     def prompt_flops(self, positions: int, frames: int | None) -> float:
@@ -105,7 +108,13 @@ class Plan:
         return {name.split(".")[0] for name in self.shapes}
 
 
-def plan(folder: Path, *, quantize: str | None = None, dtype: str = "auto") -> Plan:
+def plan(
+    folder: Path,
+    *,
+    quantize: str | None = None,
+    dtype: str = "auto",
+    device: torch.device = torch.device("cpu"),  # noqa: B008 it never changes
+) -> Plan:
     """Read config.json, and the headers of the weights where there are any; no weights.
 
     Raises:
@@ -114,7 +123,7 @@ def plan(folder: Path, *, quantize: str | None = None, dtype: str = "auto") -> P
     """
     config = family_from_dict(read_config(folder), str(folder / "config.json"))
     stored = _stored(folder, config)
-    kind = chosen_dtype(dtype, stored, torch.device("cpu"))
+    kind = chosen_dtype(dtype, stored, device)
     model = build.build(config)
     recipe = recipe_of(folder, config, quantize)
     packed = {} if recipe is None else quantization.plan(model, recipe)
@@ -127,6 +136,7 @@ def plan(folder: Path, *, quantize: str | None = None, dtype: str = "auto") -> P
         dtype=kind,
         packed={f"{path}.weight": form for path, form in packed.items()},
         frames=None if config.model_type == "instructblip" else family.frames,
+        card=device.type == "cuda",
     )
 
 
@@ -144,14 +154,15 @@ def recipe_of(folder: Path, config: Any, quantize: str | None) -> quantization.R
 
 
 def _stored(folder: Path, config: Any) -> torch.dtype:
-    """The type of the weights in the folder; without any, what config.json says."""
+    """The type of the weights in the folder; where not all of them are, what config.json says."""
+    raw = config.to_dict()
+    name = raw.get("dtype") or raw.get("torch_dtype")
     try:
         return files.open_weights(folder).dtype
     except CheckpointError:
-        if any((folder / name).is_file() for name in files.SEARCH):
+        if name is None and any((folder / name).is_file() for name in files.SEARCH):
             raise
-    raw = config.to_dict()
-    name = raw.get("dtype") or raw.get("torch_dtype") or "float32"
+    name = name or "float32"
     return getattr(torch, str(name).removeprefix("torch."), torch.float32)
 
 

@@ -39,7 +39,7 @@ VisualTokens = Annotated[
 Quantize = Annotated[
     str | None,
     typer.Option(
-        help="Keep most weights in few bits: int8, int4 or nf4; not for a folder that is quantized."
+        help="Keep most weights in few bits: int8, int4, nf4 or fp4; not for a folder that is quantized."
     ),
 ]
 Logprobs = Annotated[int | None, typer.Option(min=0, help="Log-probabilities, with --json.")]

@@ -52,7 +52,7 @@ def ask(
     """Ask about a picture or a video. The answer goes to standard output, all else to standard error.
 
     On a terminal it appears word by word. Under torchrun the ranks share one text model:
-    torchrun --nproc-per-node 2 -m watchword ask ...
+    torchrun --nproc-per-node 2 -m -- watchword ask ...
     """
     with guarded():
         from watchword.media.flags import from_flags
@@ -62,6 +62,7 @@ def ask(
             "by_segments": segments,
         }  # fmt: skip
         from_flags(frames, **flags)  # what is wrong with the request shows before a large model is read
+        source = choosing.admitted(media)
         options = answering.options_of(
             max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, temperature=temperature,
             top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
@@ -69,7 +70,6 @@ def ask(
             early_stopping=early_stopping, n=n, stop=stop, seed=seed, choices=choice, logprobs=logprobs,
             visual_tokens=visual_tokens,
         )  # fmt: skip
-        source = choosing.admitted(media)
         pipeline = opened(
             model, parallel=parallel(), adapter=adapter, device=device, dtype=dtype, quantize=quantize,
             pack=segments is not None, sandbox=sandbox, offline=offline,

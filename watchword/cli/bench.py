@@ -12,7 +12,7 @@ def bench(
     model: Annotated[
         str | None, typer.Argument(help="A checkpoint folder or hub id; else the embedded model.")
     ] = None,
-    quantize: Annotated[str | None, typer.Option(help="int8, int4 or nf4.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8, int4, nf4 or fp4.")] = None,
     pack: Annotated[
         bool,
         typer.Option("--pack/--no-pack", help="Weights of 8 bits; `ask` and `chat` leave them as stored."),
@@ -25,7 +25,9 @@ def bench(
     ] = None,
     tokens: Annotated[int, typer.Option(min=2, help="Of every answer.")] = 16,
     beams: Annotated[int, typer.Option(min=1, help="To search with.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Of every measurement; medians are told.")] = 3,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Of every measurement, behind one that does not count; medians.")
+    ] = 3,
     question: Annotated[str, typer.Option(help="What is asked.")] = "What happens?",
     against: Annotated[str | None, typer.Option(help="transformers, in a process of its own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all numbers, as JSON.")] = False,

@@ -45,12 +45,12 @@ def chat(
 ) -> None:
     """Talk about a picture or a video. Type /help inside for what else can be done."""
     with guarded():
+        if media is not None:
+            check_medium(media)
         options = answering.options_of(
             max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, num_beams=num_beams,
             stop=stop, seed=seed, visual_tokens=visual_tokens,
         )  # fmt: skip
-        if media is not None:
-            check_medium(media)
         pipeline = opened(
             model, adapter=adapter, device=device, dtype=dtype, quantize=quantize, pack=False,
             sandbox=sandbox, offline=offline,

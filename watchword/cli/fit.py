@@ -12,7 +12,7 @@ def fit(
     model: Annotated[
         str, typer.Argument(help="A checkpoint folder or hub id; of the latter, its config only.")
     ],
-    quantize: Annotated[str | None, typer.Option(help="As if loaded so: int8, int4 or nf4.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="As if loaded so: int8, int4, nf4 or fp4.")] = None,
     dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
     frames: Annotated[int | None, typer.Option(min=1, help="Of a clip; 8 or 4, by the model.")] = None,
     positions: Annotated[
@@ -31,9 +31,10 @@ def fit(
         from watchword.weights.hub import fetch
 
         folder = fetch(model, patterns=("config.json",), local_files_only=offline)
-        made = plan(folder, quantize=quantize, dtype=dtype)
+        where = chosen_device(device)
+        made = plan(folder, quantize=quantize, dtype=dtype, device=where)
         length = positions or made.prompt(frames)
-        wanted, there = made.need(length, rows), memory(chosen_device(device))
+        wanted, there = made.need(length, rows), memory(where)
         fits = None if there.available is None else wanted.total <= there.available
         if as_json:
             asked = {"model": model, "format": made.form, "positions": length, "rows": rows}

@@ -33,8 +33,8 @@ def rank(
     with guarded():
         source = choosing.admitted(media)
         pipeline = opened(
-            model, adapter=adapter, device=device, dtype=dtype, quantize=quantize, sandbox=sandbox,
-            offline=offline,
+            model, adapter=adapter, device=device, dtype=dtype, quantize=quantize, pack=False,
+            sandbox=sandbox, offline=offline,
         )  # fmt: skip
         found = pipeline.rank(source, question, candidates, rule=rule, frames=frames)
         if as_json:

@@ -52,9 +52,14 @@ def say(text: str) -> None:
         typer.echo(f"watchword: {text}", err=True)
 
 
+def several() -> bool:
+    """Whether `torchrun` started more processes than this one."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
 def parallel() -> str | None:
     """How to load: "tensor" under `torchrun` with several ranks, of which only the first one prints."""
-    if int(os.environ.get("WORLD_SIZE", 1)) < 2:
+    if not several():
         return None
     if RANK:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 until the end of the process
@@ -62,8 +67,18 @@ def parallel() -> str | None:
 
 
 def opened(model: str | None, *, offline: bool, **choices: Any) -> Any:
-    """The model, loaded behind a bar and introduced; choices as for `watchword.load`."""
+    """The model, loaded behind a bar and introduced; choices as for `watchword.load`.
+
+    Raises:
+        ConfigError: several processes of a command that does not share the model among them.
+    """
     from watchword.pipeline import load
+
+    if several() and "parallel" not in choices:
+        raise errors.ConfigError(
+            f"torchrun started {os.environ['WORLD_SIZE']} processes; expected that of `ask` and `train` "
+            "alone; start this command once"
+        )
 
     with bar("loading") as progress:
         pipeline = load(model, progress=progress, local_files_only=offline, **choices)

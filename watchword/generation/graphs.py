@@ -21,6 +21,10 @@ from watchword.shapes import Bool, Float, Int, Tensor
 SLOTS = 512
 """Slots are rounded up to a multiple of this: every multiple is recorded once, and its unused end is read."""
 
+SHAPES = 256
+"""Shapes of a step that are compiled before torch gives up compiling; its own limit is 8 for all models of a
+process, and a batch of up to 32 rows has 6."""
+
 WARM_UPS = 3
 """Runs before a recording, in which libraries choose kernels and make their workspaces."""
 
@@ -277,9 +281,22 @@ def recorder(device: torch.device, *, compiled: bool = True) -> Record:
         PassLayer.attend = torch.compiler.disable(PassLayer.attend)  # type: ignore[method-assign]
 
     def record(run: Run) -> Run:
-        return captured(torch.compile(run, dynamic=False) if compiled else run, device)
+        return captured(fused(run) if compiled else run, device)
 
     return record
+
+
+def fused(run: Run, backend: str = "inductor") -> Run:
+    """The step compiled, for its shape."""
+    from torch._dynamo import config
+
+    step = torch.compile(run, dynamic=False, backend=backend)
+
+    def call() -> Tensor:
+        with config.patch(recompile_limit=SHAPES):
+            return step()
+
+    return call
 
 
 @torch.no_grad()

@@ -127,7 +127,8 @@ def homes(
         offload_folder: where parts on disk are written.
 
     Raises:
-        ConfigError: a map with unknown names, gaps or devices that are not here; parts on disk and no folder.
+        ConfigError: a map with unknown names, gaps or devices that are not here; `max_memory` with other
+            names or no sizes; parts on disk and no folder.
         MissingExtra: more than one device without accelerate.
     """
     folder = None if offload_folder is None else Path(offload_folder)
@@ -162,6 +163,8 @@ def spread(
     import_accelerate(f"device_map={how!r} for a model that one card does not hold, or with max_memory")
     from accelerate.utils import get_balanced_memory, get_max_memory, infer_auto_device_map
 
+    if max_memory is not None:
+        max_memory = {name: _bytes(name, size) for name, size in max_memory.items()}
     settings = {"no_split_module_classes": list(WHOLE), "dtype": dtype}
     if how == "sequential":
         room = get_max_memory(max_memory)
@@ -262,6 +265,31 @@ def import_accelerate(why: str) -> None:
 def _checked(where: object) -> Device:
     """A device of an explicit map: "disk", or one that is here."""
     return "disk" if where == "disk" else chosen_device(where, "device_map")
+
+
+def _bytes(name: int | str, size: int | str) -> int:
+    """How much a card or the host may take.
+
+    Raises:
+        ConfigError: no such card, or no such size.
+    """
+    from accelerate.utils import convert_file_size_to_int
+
+    cards = torch.cuda.device_count()
+    if name != "cpu" and name not in range(cards):
+        raise ConfigError(
+            f"max_memory: {name!r} is neither 'cpu' nor the number of one of the {cards} cards here; name "
+            "those"
+        )
+    try:
+        found = convert_file_size_to_int(size)
+    except (AttributeError, ValueError):
+        found = -1
+    if found < 0:
+        raise ConfigError(
+            f"max_memory: {size!r} for {name!r}; expected bytes, or text such as '20GiB' or '800MB'"
+        )
+    return found
 
 
 def _fits(model: nn.Module, dtype: torch.dtype) -> bool:

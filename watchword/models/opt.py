@@ -227,7 +227,12 @@ class Opt(Causal):
         return self.model.decoder(embeds, positions, cache, trace or Trace(), tail)
 
     def check(self, positions: Int[Tensor, "b L"], cache: Cache) -> None:
-        """Refuse positions that were never learned; asks the device only when there are that many keys."""
+        """Refuse positions that were never learned; asks the device only when there are that many keys.
+
+        Steps that are compiled are not asked: their slots are within what was learned (`generation.graphs`).
+        """
+        if torch.compiler.is_compiling():
+            return
         room = self.model.decoder.max_positions
         _, keys = cache.span(positions.shape[1], positions.device)
         if keys > room and int(positions.max()) >= room:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from watchword.errors import ConfigError
+from watchword.nn.dense import agree, pays
 from watchword.nn.devices import chosen_device
 from watchword.shapes import Tensor
 
@@ -70,7 +71,7 @@ def rank_device(asked: str | int | torch.device = "auto") -> torch.device:
     if missing:
         raise ConfigError(
             f"parallel='tensor': {', '.join(missing)} not set; expected the environment of torchrun; start "
-            "with `torchrun --nproc-per-node 2 -m watchword ask ...`, or leave parallel out"
+            "with `torchrun --nproc-per-node 2 -m -- watchword ask ...`, or leave parallel out"
         )
     device = chosen_device(asked)
     if device.type != "cuda":
@@ -90,7 +91,8 @@ def rank_device(asked: str | int | torch.device = "auto") -> torch.device:
 
 
 def join(device: torch.device) -> Any:
-    """Meet the other ranks; all go on with rank 0's random numbers. Returns the mesh of all ranks."""
+    """Meet the other ranks; all go on with rank 0's random numbers, and multiply as it does. Returns
+    the mesh of all ranks."""
     from torch import distributed
     from torch.distributed.device_mesh import init_device_mesh
 
@@ -100,6 +102,7 @@ def join(device: torch.device) -> Any:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         atexit.register(leave)
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
+    agree(bool(_told(torch.tensor([pays()]), device)))
     torch.set_rng_state(_told(torch.get_rng_state(), device))
     if device.type == "cuda":
         torch.cuda.set_rng_state(_told(torch.cuda.get_rng_state(device), device), device)

@@ -47,9 +47,22 @@ def turned(x: Float[Tensor, "M K"], weight: Float[Tensor, "N K"]) -> Float[Tenso
     return torch.mm(weight, x.t()).t().contiguous()
 
 
-@cache
+_agreed: list[bool] = []
+
+
+def agree(verdict: bool) -> None:
+    """Let this process multiply as others that compute the same do, for the last bits depend on it."""
+    _agreed[:] = [verdict]
+
+
 def turns() -> bool:
-    """Whether the other way round is right and clearly faster here; tried once in a process.
+    """Whether few rows are multiplied the other way round: as agreed, or as tried once in a process."""
+    return _agreed[0] if _agreed else pays()
+
+
+@cache
+def pays() -> bool:
+    """Whether the other way round is right and clearly faster here.
 
     The time is that of one row: with more of them it is the same machines that gain.
     """

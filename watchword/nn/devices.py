@@ -25,11 +25,14 @@ def chosen_device(asked: object, what: str = "device") -> torch.device:
         return best_device()
     try:
         device = torch.device(asked)  # type: ignore[call-overload]
+        if device.type == "meta":
+            raise TypeError("it holds no values")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0]
         raise ConfigError(
-            f"{what} {str(asked)!r}: not usable here ({reason}); use 'auto', 'cpu' or 'cuda'"
+            f"{what} {str(asked)!r}: not usable here ({reason}); use 'auto', or one that "
+            "`watchword doctor` lists"
         ) from error
     return device
 

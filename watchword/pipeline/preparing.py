@@ -303,8 +303,8 @@ def fitted(
     if left < 1 or settings.prefix_allowed_tokens_fn is not None:
         raise CapacityError(
             f"ask: the prompt has {encoded.length} tokens, {encoded.visual} of them for "
-            f"{sum(len(clip.frames) for clip in clips)} frames; {pipeline.name} has {limit} positions; ask "
-            "for fewer frames or with fewer words"
+            f"{sum(len(clip.frames) for clip in clips)} frames; {pipeline.name} has {limit} positions for "
+            "them and the answer; ask for fewer frames or with fewer words"
         )
     note = f"{pipeline.name} has {limit} positions: room for {left} new tokens, not {settings.most}"
     return replace(settings, max_new_tokens=left), (note,)

@@ -96,7 +96,7 @@ def check_room(
         CapacityError: they do not.
     """
     packed = {f"{path}.weight": form for path, form in plan.items()}
-    weights = sizes.weight_bytes(shapes, dtype, packed)
+    weights = sizes.weight_bytes(shapes, dtype, packed, card=device.type == "cuda")
     sizes.check_fits(sizes.Need(weights, 0, 0, 0, process=0), memory(device), str(folder))
 
 

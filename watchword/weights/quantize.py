@@ -191,10 +191,14 @@ class Quantizing:
         unpacked: Collection[str] = (),
     ) -> None:
         self.recipe, self.placing, self.device, self.unpacked = recipe, placing, placing.device, unpacked
-        if len(getattr(placing, "parts", "")) != 1 or self.device.type not in ("cpu", "cuda"):
-            found = self.device if len(getattr(placing, "parts", "")) == 1 else "several devices"
+        parts = getattr(placing, "parts", None)
+        if parts is None or len(parts) != 1 or self.device.type not in ("cpu", "cuda"):
+            several = "several ranks" if parts is None else "several devices"
+            found = self.device if parts is not None and len(parts) == 1 else several
+            what = f"quantize {recipe.form!r}" if stored is None else f"a folder quantized to {recipe.form}"
+            way = "leave quantize out" if stored is None else "or the folder that it was made from"
             raise ConfigError(
-                f"quantize {recipe.form!r} on {found}: not implemented; expected one device, cpu or cuda"
+                f"{what} on {found}: not implemented; expected one device, cpu or cuda; use one, {way}"
             )
         self.plan = plan(model, recipe) if stored is None else {}
         self.stored = dict(stored or {})

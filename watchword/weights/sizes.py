@@ -42,7 +42,10 @@ FORMATS: Mapping[str, Format] = {
     "fp4": Format(8, group=64, scale=8, plain=4),
 }
 """The packed formats of `quantize=` as they run on a CPU. There nf4 and fp4 are sums of two planes of 4 bits
-(see `nn.blockwise.BlockLinear`); in files and on a card they take half of that."""
+(see `nn.blockwise.BlockLinear`)."""
+
+ON_CARD = {**FORMATS, **dict.fromkeys(("nf4", "fp4"), Format(4, group=64, scale=4))}
+"""The same on a card, where products look values up in the code book."""
 
 BLOCK = 256
 """Rows of a prompt whose attention is computed at once."""
@@ -65,6 +68,7 @@ def weight_bytes(
     packed: Mapping[str, str] = MappingProxyType({}),
     *,
     read: bool = False,
+    card: bool = False,
 ) -> dict[str, int]:
     """Bytes of the weights of each part of the model: vision tower, Q-Former, text model and so on.
 
@@ -73,6 +77,7 @@ def weight_bytes(
         dtype: type of what stays dense.
         packed: of each parameter that does not, its format: a key of `FORMATS`.
         read: count what a product reads, not what is held.
+        card: as held by a card.
 
     Raises:
         ConfigError: an unknown format.
@@ -85,7 +90,7 @@ def weight_bytes(
         if form is None:
             size = math.prod(shape) * dtype.itemsize
         else:
-            size = matrix_bytes(shape, FORMATS[form], read=read)
+            size = matrix_bytes(shape, (ON_CARD if card else FORMATS)[form], read=read)
         part = name.split(".")[0]
         found[part] = found.get(part, 0) + size
     return found
@@ -173,6 +178,7 @@ def need(
     rows: int = 1,
     new: int = 128,
     keep: int = 0,
+    card: bool = False,
 ) -> Need:
     """What a model takes; arguments as for `weight_bytes` and `cache_bytes`.
 
@@ -180,7 +186,7 @@ def need(
         keep: the budget for what is kept for later questions, in bytes.
     """
     return Need(
-        weights=weight_bytes(shapes, dtype, packed),
+        weights=weight_bytes(shapes, dtype, packed, card=card),
         cache=cache_bytes(text, positions, rows, new=new, itemsize=dtype.itemsize),
         kept=min(keep, cache_bytes(text, positions, itemsize=dtype.itemsize)),
         activations=activation_bytes(text, shapes, positions, itemsize=dtype.itemsize),
