@@ -8,12 +8,14 @@ import torch
 
 import watchword
 from tests import folders
+from tests.cli.test_commands import run
 from tests.models import ranks
 from watchword.config import LlamaConfig, OPTConfig, T5Config
 from watchword.errors import ConfigError
 from watchword.models import parallel
 from watchword.models.language import language_model
 from watchword.models.parallel import COLUMNS, GATHERED, ROWS
+from watchword.nn import dense
 
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
@@ -106,6 +108,41 @@ def test_parallel_needs_the_environment_of_torchrun(made, monkeypatch):
         watchword.load(made[0], parallel="tensor")
     monkeypatch.setenv("RANK", "1")
     assert parallel.rank() == 1
+
+
+def test_ranks_multiply_as_the_first_one_does(monkeypatch):
+    monkeypatch.setattr(dense, "_agreed", [])
+    monkeypatch.setattr(dense, "pays", lambda: True)
+    assert dense.turns()
+    dense.agree(False)
+    assert not dense.turns()
+
+
+def test_parallel_and_a_quantized_folder_are_refused(made, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "small"
+    assert run(capsys, "quantize", made[0], folder, "--to", "int8")[0] == 0
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(parallel, "join", lambda device: None)
+    monkeypatch.setattr(parallel, "split", lambda text, mesh: None)
+    message = (
+        "a folder quantized to int8 on several ranks: not implemented; .* the folder that it was made from"
+    )
+    with pytest.raises(ConfigError, match=message):
+        watchword.load(folder, parallel="tensor", device="cpu")
+
+
+@pytest.mark.parametrize("command", ["rank", "explain", "chat"])
+def test_commands_that_do_not_share_a_model_refuse_several_processes(capsys, monkeypatch, tmp_path, command):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    picture = tmp_path / "black.ppm"
+    picture.write_bytes(b"P6 30 30 255\n" + bytes(2700))
+    words = {"rank": ["What?", "a", "b"], "explain": ["What?", "--output", tmp_path / "why.png"], "chat": []}[
+        command
+    ]
+    code, _, err = run(capsys, command, picture, *words)
+    assert code == 4
+    assert "torchrun started 2 processes; expected that of `ask` and `train` alone" in err
 
 
 def test_parallel_of_another_kind_or_with_a_map_is_refused(made):
