@@ -195,3 +195,28 @@ def test_pairs_are_packed_as_codes_are(layout, outer):
 
 def machine() -> nibbles.Layout:
     return nibbles.packing() or pytest.skip("this machine does not pack")
+
+
+def test_products_that_are_wrong_are_not_used(monkeypatch):
+    if nibbles.packing() is None:
+        pytest.skip("this machine does not pack")
+    for name in ("few_rows", "many_rows"):
+        right = getattr(nibbles, name)
+        with monkeypatch.context() as patch:
+            patch.setattr(nibbles, name, lambda *given, right=right: right(*given) * 1.2)
+            assert nibbles.packing.__wrapped__() is None
+
+
+def test_unpacking_begins_where_it_is_clearly_faster(monkeypatch):
+    if nibbles.packing() is None:
+        pytest.skip("this machine does not pack")
+    paces = iter([(1.0, 0.9), (1.0, 0.86), (1.0, 0.8)])
+    monkeypatch.setattr(nibbles, "paces", lambda *ways, **how: next(paces))
+    assert nibbles.crossing.__wrapped__(128, 1) == nibbles.ROWS[2]
+    monkeypatch.setattr(nibbles, "paces", lambda *ways, **how: (9.0, 1.0))
+    assert nibbles.is_slow.__wrapped__()
+    assert nibbles.crossing.__wrapped__(128, 1) == 1
+    monkeypatch.setattr(nibbles, "paces", lambda *ways, **how: (0.9, 1.0))
+    assert nibbles.wide_type.__wrapped__() == torch.bfloat16
+    monkeypatch.setattr(nibbles, "paces", lambda *ways, **how: (0.5, 1.0))
+    assert nibbles.wide_type.__wrapped__() == torch.float32

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from tests import folders
 from tests.weights.mapped import lying_in
 from watchword import pipeline
+from watchword.bench.plan import plan
 from watchword.errors import CheckpointError, ConfigError, RequestError
 from watchword.nn.blockwise import CODES, block_weights, dynamic_map
 from watchword.nn.kernels import _int8_is_right
@@ -89,7 +90,7 @@ def test_quantized_folder_is_complete_or_absent(dense, tmp_path, monkeypatch):
 
     monkeypatch.setattr("watchword.pipeline.quantizing.files.save", full)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RequestError, match=r"small: cannot be written .No space left"):
         quantize(dense, tmp_path / "small", Recipe("int8"))
     assert sorted(tmp_path.iterdir()) == before
     with pytest.raises(RequestError, match="dense: is there already; expected the name of a new folder"):
@@ -134,7 +135,7 @@ def test_folder_that_is_not_what_its_config_says_is_refused(dense, tmp_path):
     packed = state[f"{name}.scale"]
     state[f"{name}.scale"] = torch.zeros(32, 5)
     save_file(state, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match=f"these belong to no linear: {name}.scale"):
+    with pytest.raises(CheckpointError, match=f"these do not fit: {name}.scale"):
         opened(folder)
     del state[f"{name}.scale"]
     save_file(state, folder / "model.safetensors")
@@ -217,3 +218,70 @@ def test_folder_of_bitsandbytes_with_another_code_book_is_refused(dense, tmp_pat
     save_file(state, tmp_path / "theirs" / "model.safetensors")
     with pytest.raises(ConfigError, match="weight: code book 'nf4' or its values are not those of nf4, fp4"):
         opened(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize(
+    ("form", "changes", "message"),
+    [
+        ("nf4", {"format": "fp4"}, "quantization_config was changed"),
+        ("int4", {"group_size": 32}, "quantization_config was changed"),
+        ("nf4", {"format": "int8", "recipe_sha256": None}, "these do not fit"),
+        ("int4", {"format": "int8", "recipe_sha256": None}, "these do not fit"),
+        ("int8", {"files": ["a"]}, "files is ..a..; expected size and SHA-256 by name"),
+        ("int8", {"skip": 5}, "modules to skip are 5; expected a list of names"),
+    ],
+)
+def test_a_changed_description_is_refused(dense, tmp_path, form, changes, message):
+    quantize(dense, tmp_path / "small", Recipe(form))
+    changed(tmp_path / "small", **changes)
+    with pytest.raises((CheckpointError, ConfigError), match=message):
+        opened(tmp_path / "small")
+
+
+@pytest.mark.parametrize("form", ["int8", "nf4"])
+def test_weights_of_another_type_are_refused(dense, tmp_path, form):
+    folder = tmp_path / "small"
+    quantize(dense, folder, Recipe(form))
+    changed(folder, files=None)
+    state = load_file(folder / "model.safetensors")
+    name = "language_model.model.layers.0.mlp.up_proj.weight"
+    state[name] = state[name].to(torch.int32)
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"these do not fit: {name}"):
+        opened(folder)
+
+
+@pytest.mark.parametrize(
+    "lacking", ["weight.absmax", "weight.nested_absmax", "weight.nested_quant_map", "state"]
+)
+def test_folder_of_bitsandbytes_that_lacks_something_is_refused(dense, tmp_path, lacking):
+    folder = tmp_path / "theirs"
+    as_bitsandbytes(dense, folder, "nf4", double=True)
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    start = "language_model.model.layers.0.mlp.up_proj."
+    if lacking == "state":
+        name = f"{start}weight.quant_state.bitsandbytes__nf4"
+        state[name] = state[name][:20].clone()
+    else:
+        del state[start + lacking]
+    save_file(state, path)
+    with pytest.raises(CheckpointError, match=r"up_proj\.weight: .* in what bitsandbytes says of its scales"):
+        opened(folder)
+
+
+def test_fit_takes_a_folder_that_skips_what_is_elsewhere(dense, tmp_path):
+    folder = tmp_path / "theirs"
+    as_bitsandbytes(dense, folder, "nf4")
+    changed(folder, llm_int8_skip_modules=["model.image_tower", "model.nowhere"])
+    found = plan(folder).packed
+    assert found
+    assert not any(name.startswith("image_tower.") for name in found)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(dense, monkeypatch):
+    monkeypatch.setattr(
+        "watchword.pipeline.quantizing.load_weights", lambda *args, **how: pytest.fail("loaded")
+    )
+    with pytest.raises(RequestError, match="/proc/small: cannot be written"):
+        quantize(dense, "/proc/small", Recipe("int8"))

@@ -126,7 +126,7 @@ def plan(
     kind = chosen_dtype(dtype, stored, device)
     model = build.build(config)
     recipe = recipe_of(folder, config, quantize)
-    packed = {} if recipe is None else quantization.plan(model, recipe)
+    packed = {} if recipe is None else quantization.plan(model, recipe, strict=quantize is not None)
     shapes = {name: tuple(one.shape) for name, one in model.named_parameters()}  # tied ones once
     family = FAMILIES[config.model_type]
     return Plan(

@@ -88,14 +88,16 @@ def opened(model: str | None, *, offline: bool, **choices: Any) -> Any:
 
 def introduce(pipeline: Any) -> None:
     """Say which model answers and, for the embedded one, what it can not do."""
+    used = getattr(pipeline.model, "quantization", None)
     if pipeline.embedded:
         say(
             "the embedded model answers; it knows moving shapes only. For a model that knows the world: "
             f"--model {REAL_MODEL}"
         )
+        if used is not None:
+            say(str(used))
     else:
         kind = str(pipeline.dtype).removeprefix("torch.")
-        used = getattr(pipeline.model, "quantization", None)
         how = "" if used is None else f"; {used}"
         say(f"{pipeline.name} answers ({pipeline.model.config.model_type}, {kind} on {pipeline.device}{how})")
 

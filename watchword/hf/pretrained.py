@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from watchword.errors import ConfigError, MissingExtra, RequestError, refuse_unknown
+from watchword.errors import ConfigError, MissingExtra, RequestError, UnknownArgument, refuse_unknown
 from watchword.hf import quantization
 from watchword.hf.generation import GenerationConfig
 from watchword.hf.outputs import ModelOutput
@@ -96,6 +96,7 @@ class Pretrained:
             dtype=dtype,
             max_memory=max_memory,
             offload_folder=offload_folder,
+            whole=packed.is_quantized(config, recipe),
         )
         spelled = layouts.of(model)
         place, source = packed.quantizing(model, source, recipe, spots, spelled["layouts"], dtype)
@@ -118,6 +119,11 @@ class Pretrained:
             else config
         )
         for name, value in overrides.items():
+            if name in ("load_in_4bit", "load_in_8bit"):
+                raise UnknownArgument(
+                    f"from_pretrained: {name} is an argument of a config; give "
+                    f"quantization_config=BitsAndBytesConfig({name}={value!r})"
+                )
             if not hasattr(config, name):
                 known = [*HUB_ARGUMENTS, "dtype", "device_map", "attn_implementation", *vars(config)]
                 refuse_unknown(f"from_pretrained with a {type(config).__name__}", [name], known)
@@ -264,6 +270,11 @@ class Pretrained:
             The embedding.
         """
         old = self.get_input_embeddings()
+        if getattr(self, "quantization", None) is not None:
+            raise RequestError(
+                f"resize_token_embeddings: the model is quantized ({self.quantization.form}); expected a "
+                "dense one; resize that, save it, and quantize the folder"
+            )
         size = old.num_embeddings if new_num_tokens is None else new_num_tokens
         if pad_to_multiple_of is not None:
             size = -(-size // pad_to_multiple_of) * pad_to_multiple_of

@@ -52,6 +52,16 @@ class BitsAndBytesConfig:
             raise ConfigError(
                 f"BitsAndBytesConfig: bnb_4bit_quant_type {self.bnb_4bit_quant_type!r}; use 'fp4' or 'nf4'"
             )
+        skip = self.llm_int8_skip_modules
+        if skip is not None and (isinstance(skip, str) or not all(isinstance(name, str) for name in skip)):
+            raise ConfigError(f"BitsAndBytesConfig: llm_int8_skip_modules {skip!r}; expected a list of names")
+        kind = self.bnb_4bit_compute_dtype
+        named = getattr(torch, kind.removeprefix("torch."), None) if isinstance(kind, str) else kind
+        if kind is not None and not (isinstance(named, torch.dtype) and named.is_floating_point):
+            raise ConfigError(
+                f"BitsAndBytesConfig: bnb_4bit_compute_dtype {kind!r}; expected a floating type, such as "
+                "torch.float16 or 'bfloat16'"
+            )
         storage = str(self.bnb_4bit_quant_storage or "uint8").removeprefix("torch.")
         refused = {
             "llm_int8_threshold": self.llm_int8_threshold not in THRESHOLDS,

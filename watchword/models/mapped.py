@@ -114,6 +114,7 @@ def homes(
     dtype: torch.dtype,
     max_memory: Mapping[int | str, int | str] | None = None,
     offload_folder: str | Path | None = None,
+    whole: bool = False,
 ) -> Homes:
     """Where the parts of a model on the meta device shall go.
 
@@ -125,6 +126,8 @@ def homes(
         max_memory: bytes, or text such as "20GiB", that a card (by number) or "cpu" may take; asks for
             spreading.
         offload_folder: where parts on disk are written.
+        whole: "auto" and the like take one card whatever it holds: what is quantized is smaller than it
+            looks, and is in one place.
 
     Raises:
         ConfigError: a map with unknown names, gaps or devices that are not here; `max_memory` with other
@@ -133,7 +136,8 @@ def homes(
     """
     folder = None if offload_folder is None else Path(offload_folder)
     if isinstance(device_map, str) and device_map in STRATEGIES:
-        parts = spread(model, device_map, dtype, max_memory)
+        one = whole and max_memory is None
+        parts = {"": best_device()} if one else spread(model, device_map, dtype, max_memory)
     elif isinstance(device_map, Mapping):
         parts = {str(name): _checked(where) for name, where in device_map.items()}
     else:

@@ -253,6 +253,9 @@ def clamp_half(x: Tensor) -> Tensor:
 
 
 def project(x: Tensor, linear: nn.Module) -> Tensor:
-    """`linear` in its own floating type: in a float16 model `wo` is float32."""
+    """`linear` in its own floating type: in a float16 model `wo` is float32, and where it is quantized it
+    takes rows of float32."""
     own = linear.weight.dtype
-    return linear(x.to(own) if own.is_floating_point else x)
+    if not own.is_floating_point:
+        own = torch.float32 if x.dtype == torch.float16 else x.dtype
+    return linear(x.to(own))

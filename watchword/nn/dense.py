@@ -11,15 +11,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from watchword.nn.kernels import far, fastest
+from watchword.nn.kernels import CLEARLY, far, paces
 from watchword.shapes import Float, Tensor
 
 FEW = 64
 """Rows up to which reading the weights is most of the work."""
-
-CLEARLY = 0.85
-"""Share of the time below which the other way is taken: near ties must not make two runs of a program
-differ."""
 
 
 class Linear(nn.Linear):
@@ -74,8 +70,5 @@ def pays() -> bool:
             return False
     wide = torch.ones(4096, 4096, dtype=torch.bfloat16)  # more than the cores' own caches hold
     x = torch.ones(1, 4096, dtype=torch.bfloat16)
-    ways = (lambda: turned(x, wide)), (lambda: F.linear(x, wide))
-    taken = [
-        [fastest(way, 3) for way in ways] for _ in range(5)
-    ]  # by turns, for machines that are not steady
-    return min(one for one, _ in taken) < CLEARLY * min(other for _, other in taken)
+    other, usual = paces(lambda: turned(x, wide), lambda: F.linear(x, wide))
+    return other < CLEARLY * usual

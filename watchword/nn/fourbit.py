@@ -194,7 +194,8 @@ def group_of(inner: int, asked: int | None, where: str) -> int:
     if asked is None or asked not in fitting:
         ours = ", ".join(map(str, fitting)) or "none of ours"
         raise ConfigError(
-            f"{where}: group size {asked or WIDTHS} does not divide its {inner} inputs; those that do: {ours}"
+            f"{where}: group size {WIDTHS if asked is None else asked} does not divide its {inner} inputs; "
+            f"those that do: {ours}"
         )
     return asked
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch.nn import functional as F
 
-from watchword.nn.kernels import far, fastest
+from watchword.nn.kernels import CLEARLY, far, paces
 from watchword.shapes import Float, Tensor, UInt8
 
 ZERO = 8
@@ -29,8 +29,12 @@ AT_ONCE = 512
 GROUPS = (32, 64, 128, 256)
 """Values with a scale of their own, as the packed product takes them."""
 
-ROWS = (32, 64, 128, 256)
+ROWS = (1, 5, 16, 32, 64, 128, 256)
 """Row counts at which the two ways are compared."""
+
+SLOW = 4.0
+"""Times as long as with weights of bfloat16, of which it reads a quarter, from which on a row by the packed
+product is called slow."""
 
 
 @dataclass(frozen=True)
@@ -171,39 +175,57 @@ def packing() -> Layout | None:
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 16, (2 * BLOCK, 128), generator=generator, dtype=torch.uint8)
     scale = torch.rand(2 * BLOCK, 2, generator=generator).bfloat16()
-    x = torch.randn(5, 128, generator=generator).bfloat16()
+    x = torch.randn(33, 128, generator=generator).bfloat16()
     weights = (codes.double() - ZERO) * scale.double().repeat_interleave(64, dim=1)
+    wanted = x.double() @ weights.t()
     try:
-        plane = pack(codes, scale)
+        plane, wide = pack(codes, scale), pack(codes, scale * 16)
         found = next(
             (one for one in LAYOUTS if torch.equal(unpack_codes(plane, one, len(codes)), codes)), None
         )
-        if found is None or far(few_rows(x, [plane]), x.double() @ weights.t()):
+        if found is None:
             return None
+        for planes, factor in (([plane], 1), ([wide, plane], 17)):
+            results = (few_rows(x[:5], planes), wanted[:5]), (many_rows(x, planes, found), wanted)
+            if any(far(got, factor * right) for got, right in results):
+                return None
         return found
-    except (RuntimeError, AttributeError, NotImplementedError):
+    except (RuntimeError, AttributeError, NotImplementedError, TypeError):
         return None
 
 
 @cache
 def wide_type() -> torch.dtype:
-    """bfloat16 where its products are no slower than those of float32."""
+    """bfloat16, but where its products are clearly slower than those of float32."""
     x, weight = torch.randn(64, 1024), torch.randn(1024, 512)
     half, half_weight = x.bfloat16(), weight.bfloat16()
-    single = fastest(lambda: torch.mm(x, weight))
-    return torch.bfloat16 if fastest(lambda: torch.mm(half, half_weight)) <= single else torch.float32
+    single, other = paces(lambda: torch.mm(x, weight), lambda: torch.mm(half, half_weight))
+    return torch.float32 if single < CLEARLY * other else torch.bfloat16
 
 
 @cache
 def crossing(inner: int, planes: int) -> int:
-    """From how many rows on unpacking is faster; measured once for a width on one piece of outputs."""
+    """From how many rows on unpacking is clearly faster; measured once for a width, on a piece of outputs."""
     layout = packing()
     assert layout is not None
-    codes = torch.zeros(AT_ONCE, inner, dtype=torch.uint8)
-    both = [pack(codes, torch.ones(AT_ONCE, inner // 64))] * planes
+    both = [_example(inner)] * planes
     for rows in ROWS:
         x = torch.zeros(rows, inner, dtype=torch.bfloat16)
-        few = fastest(lambda x=x: few_rows(x, both), 3)
-        if few > fastest(lambda x=x: many_rows(x, both, layout), 3):
+        few, many = paces(lambda x=x: few_rows(x, both), lambda x=x: many_rows(x, both, layout), rounds=3)
+        if many < CLEARLY * few:
             return rows
     return ROWS[-1] * 2
+
+
+@cache
+def is_slow() -> bool:
+    """Whether the packed product is one that this processor has no fast code for."""
+    plane, dense = _example(4096), torch.zeros(AT_ONCE, 4096, dtype=torch.bfloat16)
+    x = torch.zeros(1, 4096, dtype=torch.bfloat16)
+    ours, theirs = paces(lambda: few_rows(x, [plane]), lambda: F.linear(x, dense), rounds=3)
+    return ours > SLOW * theirs
+
+
+def _example(inner: int) -> Plane:
+    """One piece of outputs, to measure with."""
+    return pack(torch.zeros(AT_ONCE, inner, dtype=torch.uint8), torch.ones(AT_ONCE, inner // 64))

@@ -29,12 +29,30 @@ def new_name(out: str | os.PathLike) -> Path:
 
 @contextmanager
 def beside(out: Path) -> Iterator[Path]:
-    """A folder of no lasting name next to where `out` will be; gone with what is in it in the end."""
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+    """A folder of no lasting name next to where `out` will be; gone with what is in it in the end.
+
+    Raises:
+        RequestError: it, or something in it, cannot be written.
+    """
+    try:
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+    except OSError as error:
+        raise _unwritable(out, error) from error
     try:
         yield partial
+    except OSError as error:
+        if error.filename is not None and partial.name not in str(error.filename):
+            raise  # something else that was read meanwhile
+        raise _unwritable(out, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unwritable(out: Path, error: OSError) -> RequestError:
+    return RequestError(
+        f"{out}: cannot be written ({error.strerror}); expected room, and the right to write; choose "
+        "another place"
+    )
 
 
 @contextmanager

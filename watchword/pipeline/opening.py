@@ -27,7 +27,7 @@ from watchword.pipeline.settings import generation_settings, read_json
 from watchword.weights import files, hub
 from watchword.weights.adapters import Family, load_adapter, read_first
 from watchword.weights.load import load_weights
-from watchword.weights.packed import quantizing
+from watchword.weights.packed import is_quantized, quantizing
 from watchword.weights.quantize import Recipe
 
 logger = logging.getLogger(__name__)
@@ -123,9 +123,9 @@ def load(
     if attn_implementation == "flash_attention_2":
         check_flash(kind)
     steps = stepping(model.language_model, where, more)
-    home = spots(model, where, more, kind)
-    spelled = layouts.of(model)
     asked = None if quantize is None else Recipe(quantize)
+    home = spots(model, where, more, kind, quantized=is_quantized(config, asked))
+    spelled = layouts.of(model)
     home, source = quantizing(model, source, asked, home, spelled["layouts"], kind, pack=pack)
     load_weights(
         model, source, dtype=kind, place=home.place, progress=progress,

@@ -57,14 +57,14 @@ def checked_device(device: str | torch.device, more: Mapping[str, Any], **others
 
 
 def spots(
-    model: nn.Module, device: torch.device, more: Mapping[str, Any], dtype: torch.dtype
+    model: nn.Module, device: torch.device, more: Mapping[str, Any], dtype: torch.dtype, *, quantized: bool
 ) -> Homes | Shares:
-    """Where loading puts the values of a model on the meta device."""
+    """Where loading puts the values of a model on the meta device; of a quantized one on a single device."""
     if more.get("parallel"):
         return Shares(model, device)
     device_map = device if more.get("device_map") is None else more["device_map"]
     limits = {name: more[name] for name in ("max_memory", "offload_folder") if name in more}
-    return homes(model, device_map, dtype=dtype, **limits)
+    return homes(model, device_map, dtype=dtype, whole=quantized, **limits)
 
 
 def stepping(text: nn.Module, device: torch.device, more: Mapping[str, Any]) -> Decoder:

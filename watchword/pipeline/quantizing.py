@@ -42,9 +42,11 @@ def quantize(
         **hub_arguments: `token`, `local_files_only`, see `weights.hub.fetch`.
 
     Raises:
-        RequestError: the folder is there already, or the one it should be in is not.
+        RequestError: the folder is there already, the one it should be in is not, or nothing can be written
+            there.
         CheckpointError: files missing or not fitting.
         ConfigError: a checkpoint that is quantized already, or a recipe that does not fit it.
+        CapacityError: the quantized model needs more memory than there is.
     """
     out = new_name(out)
     embedded = os.fspath(source) == "embedded" and not Path(source).exists()
@@ -55,12 +57,14 @@ def quantize(
     weights = files.open_weights(folder)
     kind = chosen_dtype(dtype, weights.dtype, torch.device("cpu"))
     place = Quantizing(model, recipe, homes(model, "cpu", dtype=kind), unpacked=POLICY)
-    load_weights(
-        model, weights, dtype=kind, place=place.place, progress=progress, as_stored=place.as_stored,
-        by_row=place.by_row, **layouts.of(model),
-    )  # fmt: skip
-    place.settle(model)
-    with rewritten(folder, out) as partial:
+    shapes = {name: tuple(one.shape) for name, one in model.named_parameters()}
+    packed.check_room(shapes, kind, place.plan, place.device, folder)
+    with rewritten(folder, out) as partial:  # what cannot be written shows before the work
+        load_weights(
+            model, weights, dtype=kind, place=place.place, progress=progress, as_stored=place.as_stored,
+            by_row=place.by_row, **layouts.of(model),
+        )  # fmt: skip
+        place.settle(model)
         _write(model, partial, recipe, kind)
     return replace(model.quantization, operators={})
 
@@ -76,5 +80,8 @@ def _write(model: torch.nn.Module, folder: Path, recipe: Recipe, kind: torch.dty
     raw = json.loads(path.read_text(encoding="utf-8"))
     raw["dtype"] = str(kind).removeprefix("torch.")
     raw.pop("torch_dtype", None)
-    raw["quantization_config"] = recipe.described() | {"files": packed.digests(folder, written)}
+    raw["quantization_config"] = recipe.described() | {
+        "recipe_sha256": packed.recipe_digest(recipe),
+        "files": packed.digests(folder, written),
+    }
     path.write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 Reading is lazy. Opening a folder reads headers only; `shards()` then hands out one file at a time.
 """
 
+import errno
 import json
 import logging
 import os
@@ -308,7 +309,10 @@ def _write(path: Path, tensors: dict[str, Tensor], safe: bool) -> None:
     path.touch()
     mode = path.stat().st_mode  # what the user's umask gives; safetensors would make it private
     if safe:
-        save_file(tensors, path, metadata={"format": "pt"})
+        try:
+            save_file(tensors, path, metadata={"format": "pt"})
+        except SafetensorError as error:  # a disk that is full
+            raise OSError(errno.EIO, str(error), str(path)) from error
     else:
         torch.save(tensors, path)
     path.chmod(mode)

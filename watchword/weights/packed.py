@@ -62,13 +62,17 @@ def quantizing(
     Raises:
         ConfigError: a quantized folder that is to be quantized; one of a format that is not implemented.
         CheckpointError: files that are not what the folder's config says.
-        CapacityError: the quantized weights need more memory than there is.
+        CapacityError: weights that are not mapped need more memory than there is.
     """
     shapes = {name: tuple(one.shape) for name, one in model.named_parameters()}
     described = getattr(model.config, "quantization_config", None)
     unpacked = () if pack else ("int8",)
     if described is None:
         if recipe is None:
+            if len(getattr(placing, "parts", "")) == 1 and (
+                placing.device.type == "cuda" or dtype != files.dtype
+            ):  # else they are mapped, or spread by what there is
+                check_room(shapes, dtype, {}, placing.device, files.folder)
             return placing, files
         place = Quantizing(model, recipe, placing, unpacked=unpacked)
         check_room(shapes, dtype, place.plan, placing.device, files.folder)
@@ -85,6 +89,11 @@ def quantizing(
     stored = stored_linears(model, shown, recipe, layouts)
     check_room(shapes, dtype, {path: one.form for path, one in stored.items()}, placing.device, files.folder)
     return Quantizing(model, recipe, placing, stored=stored, unpacked=unpacked), shown
+
+
+def is_quantized(config: Any, recipe: Recipe | None) -> bool:
+    """Whether weights will be in few bits, by the folder or as asked for."""
+    return recipe is not None or getattr(config, "quantization_config", None) is not None
 
 
 def check_room(
@@ -117,10 +126,25 @@ def form_of(described: Mapping[str, Any], folder: Path) -> str:
 def read_recipe(described: Mapping[str, Any], folder: Path) -> Recipe:
     """What a `quantization_config` in config.json says."""
     form = form_of(described, folder)
-    if described.get("quant_method") != OURS:
-        return Recipe(form, skip=tuple(described.get("llm_int8_skip_modules") or ()))
+    ours = described.get("quant_method") == OURS
+    skip = described.get("skip" if ours else "llm_int8_skip_modules") or []
+    if not isinstance(skip, list) or not all(isinstance(name, str) for name in skip):
+        raise ConfigError(f"{folder}: config.json: modules to skip are {skip!r}; expected a list of names")
+    if not ours:  # transformers counts names from the model inside its class
+        return Recipe(form, skip=tuple(name.removeprefix("model.") for name in skip))
     group, double = described.get("group_size"), bool(described.get("double_quant"))
-    return Recipe(form, group=group, double=double, skip=tuple(described.get("skip") or ()))
+    recipe = Recipe(form, group=group, double=double, skip=tuple(skip))
+    if described.get("recipe_sha256") not in (None, recipe_digest(recipe)):
+        raise CheckpointError(
+            f"{folder}: config.json: quantization_config was changed ({form}, group_size {group}); "
+            "expected what `watchword quantize` wrote; write it again"
+        )
+    return recipe
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """SHA-256 of what config.json says of a recipe: an edited format would be another meaning of the bits."""
+    return hashlib.sha256(json.dumps(recipe.described(), sort_keys=True).encode()).hexdigest()
 
 
 def stored_linears(
@@ -144,21 +168,27 @@ def stored_linears(
             continue
         shape, inner, outer = files.entries[parts[0]].shape, dense.in_features, dense.out_features
         with torch.device("meta"):
-            if leaf == "absmax":
+            if (leaf == "absmax") != (recipe.form in CODES):
+                wrong.append(name)
+            elif leaf == "absmax":
                 found[path] = BlockLinear(
                     inner, outer, form=recipe.form, block=_block(files, name), bias=False
                 )
             elif len(shape) == 1:
                 found[path] = Int8Linear(inner, outer, bias=False)
-            elif len(shape) == 2 and shape[1] and inner % shape[1] == 0:
+            elif recipe.form == "int4" and len(shape) == 2 and shape[1] and inner % shape[1] == 0:
                 found[path] = Int4Linear(inner, outer, group=inner // shape[1], bias=False)
             else:
                 wrong.append(name)
+        weight = spelling.sources.get(f"{path}.weight", (None,))[0]
+        kind = torch.int8 if isinstance(found.get(path), Int8Linear) else torch.uint8
+        if path in found and weight is not None and files.entries[weight].dtype != kind:
+            wrong.append(f"{path}.weight")
     if wrong or not found:
+        what = f"these do not fit: {listed(wrong)}" if wrong else "no tensor is"
         raise CheckpointError(
-            f"{files.folder}: config.json says quantized ({recipe.form}), but "
-            f"{'these belong to no linear: ' + listed(wrong) if wrong else 'no tensor is'}; expected packed "
-            "weights with their scales; check that config and weights belong together"
+            f"{files.folder}: config.json says quantized ({recipe.form}), but {what}; expected linears with "
+            "packed weights and scales of that format; check that config and weights belong together"
         )
     return found
 
@@ -197,6 +227,11 @@ def check_files(files: WeightFiles, said: Mapping[str, Mapping[str, Any]] | None
     """
     if said is None:
         return
+    if not isinstance(said, Mapping):
+        raise CheckpointError(
+            f"{files.folder}: config.json: quantization_config: files is {said!r}; expected size and SHA-256 "
+            "by name; write it again with `watchword quantize`"
+        )
     found = digests(files.folder, files.files)
     wrong = [name for name in {**said, **found} if found.get(name) != said.get(name)]
     if wrong:
@@ -237,7 +272,16 @@ class BnbFiles(WeightFiles):
         for name, tensor in self.small.items():
             if STATE in name:
                 path, _, form = name.partition(STATE)
-                found[f"{path}absmax"] = self._absmax(path, form, json.loads(bytes(tensor.tolist())))
+                try:
+                    found[f"{path}absmax"] = self._absmax(path, form, json.loads(bytes(tensor.tolist())))
+                except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+                    if isinstance(error, ConfigError):
+                        raise
+                    raise CheckpointError(
+                        f"{self.folder}: {path}weight: {type(error).__name__} ({error}) in what bitsandbytes "
+                        "says of its scales; expected its state, its scales and their maps; get the folder "
+                        "again"
+                    ) from error
             elif name.endswith("SCB"):
                 found[f"{name.removesuffix('SCB')}scale"] = tensor.float() / 127
             elif name.endswith("weight_format") and int(tensor) != 0:

@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from watchword.errors import ConfigError
-from watchword.nn.blockwise import BlockLinear, block_weights
+from watchword.nn import nibbles
+from watchword.nn.blockwise import CODES, BlockLinear, block_weights
 from watchword.nn.fourbit import Int4Linear, group_of, int4_weights
 from watchword.nn.memory import give_back
 from watchword.nn.quantized import Int8Linear, int8_weights
@@ -46,7 +47,7 @@ POLICY: Mapping[str, Mapping[str, str | None]] = {
 
 * The tower sees hundreds of rows at a time, where the product of 8 bits is the fastest there is.
 * Q-Former and projector hold 1 to 3 % of the weights, and all that is seen passes through: nothing to gain.
-* nf4 and fp4 are what bitsandbytes makes of a model: all linears but the head.
+* nf4 and fp4 are what bitsandbytes makes of a model: all linears but the head, and T5's that stay in float32.
 * A head is read once for each token, like a layer. One that is tied to the embedding stays dense with it.
 """
 
@@ -71,9 +72,13 @@ class Recipe:
     skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.form not in POLICY:
+        if not isinstance(self.form, str) or self.form not in POLICY:
             raise ConfigError(
                 f"quantize {self.form!r}: unknown format; expected one of {', '.join(POLICY)}, or None"
+            )
+        if not isinstance(self.skip, tuple) or not all(isinstance(name, str) for name in self.skip):
+            raise ConfigError(
+                f"quantize {self.form!r}: skip {self.skip!r}; expected names of linears, as a tuple"
             )
         if self.group is not None and self.form != "int4":
             raise ConfigError(
@@ -119,7 +124,7 @@ class Report:
     Attributes:
         form: the format asked for.
         linears: how many of each format, and how many stayed dense.
-        operators: format → the product in use.
+        operators: format → the product in use; of several, each with how many linears use it.
         bytes_: what the quantized weights take.
     """
 
@@ -136,30 +141,38 @@ class Report:
         )
 
 
-def plan(model: nn.Module, recipe: Recipe) -> dict[str, str]:
+def plan(model: nn.Module, recipe: Recipe, *, strict: bool = True) -> dict[str, str]:
     """Name of each linear to quantize → format.
 
     Args:
-        model: a family, dense, or one part of it.
+        model: a family, dense.
+        strict: refuse names to skip that fit nothing; a folder of others may name what is not here.
 
     Raises:
-        ConfigError: a name to skip that fits nothing; a group size that does not divide.
+        ConfigError: a name to skip that fits nothing; a group size that does not divide; nothing to quantize.
     """
     shared = Counter(id(tensor) for _, tensor in model.named_parameters(remove_duplicate=False))
+    wide = getattr(getattr(model, "language_model", None), "keep_in_fp32", ()) if recipe.form in CODES else ()
     found, skipped = {}, set()
     for path, linear in model.named_modules():
-        if not isinstance(linear, nn.Linear) or shared[id(linear.weight)] > 1:
+        if not isinstance(linear, nn.Linear):
             continue
-        asked = [name for name in recipe.skip if name in path.split(".") or f"{path}.".startswith(f"{name}.")]
+        asked = [name for name in recipe.skip if f".{name}." in f".{path}."]
         skipped |= set(asked)
-        part = next((part for part, starts in PARTS.items() if path.startswith(starts)), None)
-        chosen = POLICY[recipe.form].get(part) if part and not asked else None
-        if chosen:
+        if asked or shared[id(linear.weight)] > 1 or path.rpartition(".")[2] in wide:
+            continue
+        part = next((part for part, starts in PARTS.items() if f"{path}.".startswith(starts)), None)
+        if chosen := POLICY[recipe.form].get(part) if part else None:
             recipe.empty(chosen, linear.in_features, 0, path)  # says now what does not divide
             found[path] = chosen
-    if unknown := sorted(set(recipe.skip) - skipped):
+    if strict and (unknown := sorted(set(recipe.skip) - skipped)):
         raise ConfigError(
             f"quantize: {', '.join(unknown)} to skip: no linear of {type(model).__name__} is so called"
+        )
+    if not found:
+        raise ConfigError(
+            f"quantize {recipe.form!r}: no linear of {type(model).__name__} is left to quantize; expected a "
+            "whole model, and less to skip; leave the format out"
         )
     return found
 
@@ -265,4 +278,13 @@ def report(model: nn.Module, form: str) -> Report:
     found = [one for _, one in quantized(model)]
     counts = Counter(one.form for one in found)
     counts["dense"] = sum(isinstance(one, nn.Linear) for one in model.modules())
-    return Report(form, dict(counts), {one.form: one.operator for one in found}, sum(o.nbytes for o in found))
+    used: dict[str, Counter[str]] = {}
+    for one in found:
+        slowly = one.operator == "int4pack" and nibbles.is_slow()
+        used.setdefault(one.form, Counter())[f"{one.operator}, slow here" if slowly else one.operator] += 1
+    told = {
+        kind: [name if len(some) == 1 else f"{name} ({count})" for name, count in some.items()]
+        for kind, some in used.items()
+    }
+    operators = {kind: ", ".join(names) for kind, names in told.items()}
+    return Report(form, dict(counts), operators, sum(one.nbytes for one in found))
