@@ -104,6 +104,9 @@ def test_bitsandbytes_config_quantizes_as_in_the_documents(blip_folder):
             "llm_int8_enable_fp32_cpu_offload True: not implemented",
         ),
         ({"bnb_4bit_quant_storage": torch.bfloat16}, r"bnb_4bit_quant_storage torch\.bfloat16: not impl"),
+        ({"bnb_4bit_compute_dtype": "blah"}, "bnb_4bit_compute_dtype 'blah'; expected a floating type"),
+        ({"bnb_4bit_compute_dtype": 16}, "bnb_4bit_compute_dtype 16; expected a floating type"),
+        ({"llm_int8_skip_modules": "lm_head"}, "llm_int8_skip_modules 'lm_head'; expected a list of names"),
     ],
 )
 def test_bitsandbytes_config_refuses_what_it_cannot_do(fields, said):
@@ -121,6 +124,10 @@ def test_quantization_config_of_another_kind_is_refused(blip_folder):
         cls.from_pretrained(blip_folder, quantization_config={"load_in_4bit": True}, quantize="int8")
     with pytest.raises(watchword.UnknownArgument, match="unknown argument 'load_in_3bit'"):
         cls.from_pretrained(blip_folder, quantization_config={"load_in_3bit": True})
+    with pytest.raises(
+        watchword.UnknownArgument, match=r"give quantization_config=BitsAndBytesConfig\(load_in_4bit=True\)"
+    ):
+        cls.from_pretrained(blip_folder, load_in_4bit=True)
 
 
 def test_flash_attention_says_what_is_missing(blip_folder):
