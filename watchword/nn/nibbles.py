@@ -211,7 +211,7 @@ def crossing(inner: int, planes: int) -> int:
     both = [_example(inner)] * planes
     for rows in ROWS:
         x = torch.zeros(rows, inner, dtype=torch.bfloat16)
-        few, many = paces(lambda x=x: few_rows(x, both), lambda x=x: many_rows(x, both, layout), rounds=3)
+        few, many = paces(lambda x=x: few_rows(x, both), lambda x=x: many_rows(x, both, layout))
         if many < CLEARLY * few:
             return rows
     return ROWS[-1] * 2
