@@ -105,7 +105,10 @@ def test_bitsandbytes_config_quantizes_as_in_the_documents(blip_folder):
         ),
         ({"bnb_4bit_quant_storage": torch.bfloat16}, r"bnb_4bit_quant_storage torch\.bfloat16: not impl"),
         ({"bnb_4bit_compute_dtype": "blah"}, "bnb_4bit_compute_dtype 'blah'; expected a floating type"),
-        ({"bnb_4bit_compute_dtype": 16}, "bnb_4bit_compute_dtype 16; expected a floating type"),
+        (
+            {"bnb_4bit_compute_dtype": torch.int8},
+            r"bnb_4bit_compute_dtype torch\.int8; expected a floating type",
+        ),
         ({"llm_int8_skip_modules": "lm_head"}, "llm_int8_skip_modules 'lm_head'; expected a list of names"),
     ],
 )

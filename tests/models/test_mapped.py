@@ -99,7 +99,7 @@ def test_several_devices_need_accelerate(tmp_path, without_accelerate):
         ),
         ({"gpu0": "1GiB"}, "max_memory: 'gpu0' is neither 'cpu' nor"),
         ({"cpu": "lots"}, "max_memory: 'lots' for 'cpu'; expected bytes, or text such as '20GiB'"),
-        ({"cpu": 0.5}, "max_memory: 0.5 for 'cpu'; expected bytes"),
+        ({"cpu": -4}, "max_memory: -4 for 'cpu'; expected bytes"),
     ],
 )
 def test_room_for_nothing_that_is_here_is_refused(tmp_path, room, message):

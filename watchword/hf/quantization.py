@@ -1,6 +1,6 @@
 """The documented description of a bitsandbytes quantization, and what it means here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -37,7 +37,7 @@ class BitsAndBytesConfig:
     load_in_8bit: bool = False
     load_in_4bit: bool = False
     llm_int8_threshold: float = 6.0
-    llm_int8_skip_modules: list[str] | None = None
+    llm_int8_skip_modules: Sequence[str] | None = None
     llm_int8_enable_fp32_cpu_offload: bool = False
     llm_int8_has_fp16_weight: bool = False
     bnb_4bit_compute_dtype: torch.dtype | str | None = None

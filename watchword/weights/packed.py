@@ -219,7 +219,7 @@ def digests(folder: Path, files: Sequence[str]) -> dict[str, dict[str, Any]]:
         return dict(zip(files, pool.map(one, files), strict=True))
 
 
-def check_files(files: WeightFiles, said: Mapping[str, Mapping[str, Any]] | None) -> None:
+def check_files(files: WeightFiles, said: object) -> None:
     """The weight files are those that config.json names, byte by byte.
 
     Raises:

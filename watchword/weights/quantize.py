@@ -76,10 +76,6 @@ class Recipe:
             raise ConfigError(
                 f"quantize {self.form!r}: unknown format; expected one of {', '.join(POLICY)}, or None"
             )
-        if not isinstance(self.skip, tuple) or not all(isinstance(name, str) for name in self.skip):
-            raise ConfigError(
-                f"quantize {self.form!r}: skip {self.skip!r}; expected names of linears, as a tuple"
-            )
         if self.group is not None and self.form != "int4":
             raise ConfigError(
                 f"quantize {self.form!r}: group size {self.group}; only int4 has groups to choose"
