@@ -120,10 +120,8 @@ class Pretrained:
         )
         for name, value in overrides.items():
             if name in ("load_in_4bit", "load_in_8bit"):
-                raise UnknownArgument(
-                    f"from_pretrained: {name} is an argument of a config; give "
-                    f"quantization_config=BitsAndBytesConfig({name}={value!r})"
-                )
+                given = f"BitsAndBytesConfig({name}={value!r})"
+                raise UnknownArgument(f"from_pretrained: {name}: give quantization_config={given}")
             if not hasattr(config, name):
                 known = [*HUB_ARGUMENTS, "dtype", "device_map", "attn_implementation", *vars(config)]
                 refuse_unknown(f"from_pretrained with a {type(config).__name__}", [name], known)
@@ -272,8 +270,8 @@ class Pretrained:
         old = self.get_input_embeddings()
         if getattr(self, "quantization", None) is not None:
             raise RequestError(
-                f"resize_token_embeddings: the model is quantized ({self.quantization.form}); expected a "
-                "dense one; resize that, save it, and quantize the folder"
+                f"resize_token_embeddings: the model is quantized ({self.quantization.form}); expected a dense "
+                "one; resize and save that, and quantize the folder"
             )
         size = old.num_embeddings if new_num_tokens is None else new_num_tokens
         if pad_to_multiple_of is not None:
