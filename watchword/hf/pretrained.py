@@ -270,8 +270,8 @@ class Pretrained:
         old = self.get_input_embeddings()
         if getattr(self, "quantization", None) is not None:
             raise RequestError(
-                f"resize_token_embeddings: the model is quantized ({self.quantization.form}); expected a dense "
-                "one; resize and save that, and quantize the folder"
+                f"resize_token_embeddings: the model is quantized ({self.quantization.form}); expected a "
+                "dense one; resize and save that, and quantize the folder"
             )
         size = old.num_embeddings if new_num_tokens is None else new_num_tokens
         if pad_to_multiple_of is not None:
