@@ -32,7 +32,9 @@ TEXTS = {
 }  # fmt: skip
 
 
-def video_llava(folder: Path, *, text: str = "llama", dtype: torch.dtype = torch.float32, **fields) -> Path:
+def video_llava(
+    folder: Path, *, text: str = "llama", dtype: torch.dtype = torch.float32, positions: int = 300, **fields
+) -> Path:
     """A Video-LLaVA folder: 5 tokens a frame, 4 a picture."""
     write_tokenizer(folder, "llama")
     ids = {
@@ -54,15 +56,16 @@ def video_llava(folder: Path, *, text: str = "llama", dtype: torch.dtype = torch
         video_token_index=ids["<video>"],
         **fields,
     )
+    config.text_config.max_position_embeddings = positions
     settings = {"size": {"shortest_edge": SIZE}, "crop_size": {"height": SIZE, "width": SIZE}}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return _finish(folder, config, dtype)
 
 
 def instructblip(
-    folder: Path, *, text: str = "llama", video: bool = False, placeholders: bool = True
+    folder: Path, *, text: str = "llama", video: bool = False, placeholders: bool = True, positions: int = 300
 ) -> Path:
-    """An InstructBLIP or InstructBlipVideo folder: 3 tokens a frame."""
+    """An InstructBLIP or InstructBlipVideo folder: 3 tokens a frame; T5 knows no positions."""
     write_tokenizer(folder, text, extra_special_tokens={})  # as published: no name for the placeholder
     if placeholders and text != "llama":
         tokenizer = Tokenizer.from_pretrained(folder)
@@ -94,6 +97,8 @@ def instructblip(
         num_query_tokens=3,
         **{f"{'video' if video else 'image'}_token_index": index},
     )
+    if text != "t5":
+        config.text_config.max_position_embeddings = positions
     name = "video_preprocessor_config.json" if video else "preprocessor_config.json"
     (folder / name).write_text(json.dumps({"size": {"height": SIZE, "width": SIZE}}))
     if placeholders:

@@ -1,6 +1,8 @@
-"""Small tokenizers of every kind the families use, trained on a few lines, and the folders that hold them."""
+"""Small tokenizers of every kind the families use, made from a few lines, and the folders that hold them."""
 
 import json
+import math
+from collections import Counter
 from pathlib import Path
 
 import tokenizers
@@ -13,6 +15,21 @@ LINES = [
     "What is unusual about this image? The unusual aspect of the image is a man ironing clothes on a car.",
     "Ünïcödé naïve café, 日本語, emoji 🙂 and numbers 1234567890 ' n't 's 've",
 ] * 4
+
+
+def _pieces(backend: tokenizers.Tokenizer, inside: str = "") -> Counter[str]:
+    """How often words begin and end with what, and hold which letter; `inside` marks what begins no word.
+
+    For the kinds whose trainers are not used: what the library's Unigram and WordPiece find differs from run
+    to run.
+    """
+    counts: Counter[str] = Counter()
+    for line in LINES:
+        for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(line)):
+            cuts = range(1, len(word))
+            counts.update([word, word[0], *(inside + letter for letter in word[1:])])
+            counts.update(part for cut in cuts for part in (word[:cut], inside + word[cut:]))
+    return counts
 
 
 def llama_like(legacy: bool = True) -> tokenizers.Tokenizer:
@@ -51,10 +68,11 @@ def t5_like() -> tokenizers.Tokenizer:
         [normalizers.NFKC(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
     )
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    trainer = trainers.UnigramTrainer(
-        vocab_size=180, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
-    )
-    backend.train_from_iterator([line.replace("/", " ").replace("<", " ") for line in LINES], trainer)
+    special = ["<pad>", "</s>", "<unk>"]
+    counts = _pieces(backend)
+    scores = [(piece, math.log(count / counts.total())) for piece, count in counts.most_common(177)]
+    backend.model = models.Unigram([*((one, 0.0) for one in special), *scores], unk_id=2)
+    backend.add_special_tokens(special)
     backend.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
     backend.post_processor = processors.TemplateProcessing(
         single="$A:0 </s>:0", pair="$A:0 </s>:0 $B:0 </s>:0", special_tokens=[("</s>", 1)]
@@ -87,9 +105,11 @@ def bert_like() -> tokenizers.Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    backend.train_from_iterator(
-        LINES, trainers.WordPieceTrainer(vocab_size=220, special_tokens=special, show_progress=False)
-    )
+    counts = _pieces(backend, inside="##")
+    letters_first = sorted(counts, key=lambda piece: (len(piece.removeprefix("##")) > 1, -counts[piece]))
+    vocabulary = {piece: index for index, piece in enumerate([*special, *letters_first[:215]])}
+    backend.model = models.WordPiece(vocabulary, unk_token="[UNK]")
+    backend.add_special_tokens(special)
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
