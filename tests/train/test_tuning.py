@@ -257,7 +257,7 @@ def test_kept_features_change_nothing(checkpoints, pictures, tmp_path):
 
 
 def test_weights_in_bfloat16_learn_through_masters(checkpoints, pictures, tmp_path):
-    settings = QUICK | {"steps": 8, "dtype": "bfloat16"}
+    settings = QUICK | {"steps": 16, "dtype": "bfloat16"}
     found = train.run(pictures, model=checkpoints("video_llava"), out=tmp_path, recipe="language", **settings)
     assert {one.dtype for one in weights(found.model).values()} == {torch.bfloat16}
     assert np.mean(losses(tmp_path)[-2:]) < 0.7 * losses(tmp_path)[0]
