@@ -163,7 +163,7 @@ def test_sequence_bias_adds_up():
 
 
 def test_sequence_bias_refuses_ids_outside_the_vocabulary():
-    with pytest.raises(RequestError, match=r"ids \[2, 5\] in .* but the vocabulary ends before 3"):
+    with pytest.raises(RequestError, match=r"ids \[5\] in .* but the vocabulary has 3; expected"):
         run([0.0, 0.0, 0.0], seen([[7]]), bad_words_ids=((2, 5),))
 
 

@@ -20,11 +20,9 @@ def ask(embeds: Tensor, mask: Tensor | None, ids: Tensor | None, defaults: Gener
         embeds=embeds,
         attention_mask=mask,
         input_ids=ids,
-        start_ids=None,
-        defaults=defaults,
+        call=read_call(defaults, kwargs),
         is_encoder_decoder=False,
         max_positions=None,
-        kwargs=kwargs,
     )
 
 
@@ -308,11 +306,9 @@ def test_generate_begins_a_decoder_with_its_start_token(settings, given, start):
         embeds=toy.table[IDS],
         attention_mask=MASK,
         input_ids=None,
-        start_ids=None,
-        defaults=GenerationConfig(**settings),
+        call=read_call(GenerationConfig(**settings), kwargs, is_encoder_decoder=True),
         is_encoder_decoder=True,
         max_positions=None,
-        kwargs=kwargs,
     )
     assert toy.start.tolist() == start
     assert rows[:, : len(start[0])].tolist() == start
@@ -326,9 +322,7 @@ def test_generate_needs_a_start_token():
             embeds=torch.zeros(1, 2, 8),
             attention_mask=None,
             input_ids=None,
-            start_ids=None,
-            defaults=GenerationConfig(),
+            call=read_call(GenerationConfig(), {}, is_encoder_decoder=True),
             is_encoder_decoder=True,
             max_positions=None,
-            kwargs={},
         )

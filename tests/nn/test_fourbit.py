@@ -113,7 +113,8 @@ def test_few_and_many_rows_give_the_same():
         assert relative(nibbles.few_rows(x, made.planes), many) < 0.006
 
 
-def test_few_rows_do_not_depend_on_their_neighbours():
+def test_few_rows_do_not_depend_on_their_neighbours(monkeypatch):
+    monkeypatch.setattr(nibbles, "crossing", lambda inner, planes: 32)  # found by timing, and by machine
     made, _ = linear("int4")
     x = torch.randn(9, 128, dtype=torch.bfloat16)
     made = made.to(torch.bfloat16)

@@ -10,7 +10,7 @@ import transformers as ref
 
 from tests.parity.tiny import saved, shaken, video_llava
 from watchword.config import LlamaConfig, T5Config
-from watchword.hf.generation import GenerationConfig, run_generate
+from watchword.hf.generation import GenerationConfig, read_call, run_generate
 from watchword.hf.stopping import StopStrings
 from watchword.hf.video_llava import VideoLlavaForConditionalGeneration
 from watchword.models.language import language_model
@@ -129,11 +129,11 @@ def both(kind: str, ids: Tensor, mask: Tensor, settings: dict):
         embeds=ours.embed(ids),
         attention_mask=mask,
         input_ids=ids,
-        start_ids=None,
-        defaults=GenerationConfig.from_model_config(theirs.config),
+        call=read_call(
+            GenerationConfig.from_model_config(theirs.config), settings, is_encoder_decoder=kind == "t5"
+        ),
         is_encoder_decoder=kind == "t5",
         max_positions=64,
-        kwargs=settings,
     )
     return expected, found
 
@@ -231,11 +231,9 @@ def test_generate_lengths_equal_reference(name, way):
         embeds=embeds,
         attention_mask=None,
         input_ids=given.get("input_ids"),
-        start_ids=None,
-        defaults=GenerationConfig.from_model_config(theirs.config),
+        call=read_call(GenerationConfig.from_model_config(theirs.config), kwargs),
         is_encoder_decoder=False,
         max_positions=64,
-        kwargs=kwargs,
     )
     assert found.tolist() == expected.tolist()
 
@@ -252,11 +250,9 @@ def test_generate_default_length_ends_with_the_positions(length):
         embeds=ours.embed(ids),
         attention_mask=None,
         input_ids=ids,
-        start_ids=None,
-        defaults=GenerationConfig.from_model_config(theirs.config),
+        call=read_call(GenerationConfig.from_model_config(theirs.config), dict(eos_token_id=None)),
         is_encoder_decoder=False,
         max_positions=64,
-        kwargs=dict(eos_token_id=None),
     )
     assert found.tolist() == expected.tolist()
 
@@ -338,11 +334,11 @@ def test_generate_feeds_streamers_as_reference():
         embeds=ours.embed(ids),
         attention_mask=mask,
         input_ids=ids,
-        start_ids=None,
-        defaults=GenerationConfig.from_model_config(theirs.config),
+        call=read_call(
+            GenerationConfig.from_model_config(theirs.config), dict(streamer=streamers[1], **kwargs)
+        ),
         is_encoder_decoder=False,
         max_positions=64,
-        kwargs=dict(streamer=streamers[1], **kwargs),
     )
     assert streamers[0].got == streamers[1].got
 

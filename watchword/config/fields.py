@@ -157,16 +157,32 @@ class Config:
 
     @classmethod
     def from_dict(cls: type[C], raw: Mapping[str, Any], **changes: Any) -> C:
-        """Read a parsed `config.json`; `changes` are set afterwards, as if by assignment."""
+        """Read a parsed `config.json`; `changes` are set afterwards, see `override`."""
         config = cls(**copy.deepcopy(dict(raw)))
         config._remember(raw)
-        for name, value in changes.items():
-            if name not in ("torch_dtype", "attn_implementation") and not hasattr(config, name):
-                raise UnknownArgument(
-                    f"{cls.__name__}: no field named {name!r}; known: {', '.join(config._known())}"
-                )
-            setattr(config, "_attn_implementation" if name == "attn_implementation" else name, value)
+        config.override(changes)
         return config
+
+    def has(self, name: str) -> bool:
+        """Whether there is a field of that name, or one that is also called so."""
+        settable = getattr(getattr(type(self), name, None), "fset", None) is not None
+        return name in ("attn_implementation", *self._fields(), *self._spellings()) or settable
+
+    def override(self, changes: Mapping[str, Any]) -> None:
+        """Set fields by name, as if by assignment; a dictionary for a part changes fields of that part.
+
+        Raises:
+            UnknownArgument: no such field.
+        """
+        for name, value in changes.items():
+            if not self.has(name):
+                raise UnknownArgument(
+                    f"{type(self).__name__}: no field named {name!r}; known: {', '.join(self._known())}"
+                )
+            if name in self.parts and isinstance(value, Mapping):
+                getattr(self, name).override(value)
+            else:
+                setattr(self, "_attn_implementation" if name == "attn_implementation" else name, value)
 
     def _remember(self, raw: Mapping[str, Any]) -> None:
         """Keep what was read, and what was made of it, so that saving changes only what changed."""

@@ -5,7 +5,7 @@ Penalties count only real ids: positions masked as padding are left out, so a ro
 would be alone.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -109,11 +109,13 @@ def marked(ids: Int[Tensor, "N n"], where: Bool[Tensor, "N n"], scores: Scores) 
 
 def without(scores: Scores, ids: tuple[int, ...]) -> Scores:
     """These ids can not be chosen."""
+    _check_ids(ids, scores, "eos_token_id, suppress_tokens or begin_suppress_tokens")
     return scores.index_fill(1, torch.tensor(ids, device=scores.device), NEVER)
 
 
 def only(scores: Scores, ids: tuple[int, ...]) -> Scores:
     """Nothing but these ids can be chosen."""
+    _check_ids(ids, scores, "forced_bos_token_id or forced_eos_token_id")
     return torch.full_like(scores, NEVER).index_fill(1, torch.tensor(ids, device=scores.device), 0.0)
 
 
@@ -266,15 +268,21 @@ def _encoder(seen: Seen, name: str, value: Real) -> tuple[Tensor, Tensor]:
     return seen.encoder, torch.ones_like(seen.encoder, dtype=torch.bool) if real is None else real
 
 
+def _check_ids(ids: Sequence[int], scores: Scores, names: str) -> None:
+    size = scores.shape[1]
+    if over := [one for one in ids if not 0 <= one < size]:
+        raise RequestError(
+            f"generate: ids {over} in {names}, but the vocabulary has {size}; expected ids from 0 to "
+            f"{size - 1}"
+        )
+
+
 def _biased(scores: Scores, seen: Seen, biases: tuple[tuple[tuple[int, ...], Real], ...]) -> Scores:
     """Add each bias to its sequence's last id, in the rows that just wrote the ids before it."""
     if not biases:
         return scores
-    if over := [ids for ids, _ in biases if max(ids) >= scores.shape[1]]:
-        raise RequestError(
-            f"generate: ids {list(over[0])} in sequence_bias or bad_words_ids, but the "
-            f"vocabulary ends before {scores.shape[1]}"
-        )
+    for sequence, _ in biases:
+        _check_ids(sequence, scores, "sequence_bias or bad_words_ids")
     ids, mask = seen.ids, seen.mask
     bias = torch.zeros_like(scores)
     for (*before, last), value in biases:

@@ -62,6 +62,12 @@ def refuse(settings: Mapping[str, Any]) -> None:
             raise RequestError(f"generate: {name}={value!r} is not implemented; leave it out")
 
 
+NUMBERS = (
+    "max_time", "length_penalty", "temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff",
+    "eta_cutoff",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class GenerationOptions:
     """How tokens are chosen and when to stop. Names and meanings are those of `generation_config.json`.
@@ -120,6 +126,7 @@ class GenerationOptions:
     def __post_init__(self) -> None:
         if self.pad_token_id is not None and self.pad_token_id < 0:
             object.__setattr__(self, "pad_token_id", None)  # old Vicuna configs say -1, which embeds nothing
+        self._check_numbers()
         self._check_counts()
         self._check_scores()
         if self.do_sample:
@@ -215,6 +222,17 @@ class GenerationOptions:
                 "max_length counts the prompt too, so set max_new_tokens instead"
             )
         return most - taken
+
+    def _check_numbers(self) -> None:
+        for name in NUMBERS:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, numbers.Real):
+                raise RequestError(f"generate: {name}={value!r}, expected a number")
+        decay = self.exponential_decay_length_penalty
+        if decay is not None and (len(decay) != 2 or not all(isinstance(x, numbers.Real) for x in decay)):
+            raise RequestError(
+                f"generate: exponential_decay_length_penalty={decay}, expected two numbers: tokens and factor"
+            )
 
     def _check_counts(self) -> None:
         for name, least in COUNTS.items():

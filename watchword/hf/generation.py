@@ -15,6 +15,7 @@ from watchword.errors import RequestError, refuse_unknown
 from watchword.generation import engine
 from watchword.generation.cache import GrowingCache, KVCache
 from watchword.generation.options import REFUSED, GenerationOptions, refuse
+from watchword.hf.arguments import rows_of
 from watchword.hf.generation_config import DEFAULTS, GenerationConfig
 from watchword.hf.outputs import ModelOutput
 from watchword.hf.stopping import StopStrings
@@ -54,6 +55,7 @@ class Call:
         processors: the caller's logits processors.
         stop: the caller's stopping criteria, and stop strings.
         streamer: an object with `put(ids)` and `end()`, or None.
+        start_ids: what the decoder of an encoder-decoder model begins with; None for its start token.
     """
 
     settings: dict[str, Any]
@@ -61,19 +63,34 @@ class Call:
     processors: Sequence[engine.Processor]
     stop: Sequence[engine.Stop]
     streamer: Any
+    start_ids: Any = None
 
 
-def read_call(defaults: GenerationConfig, kwargs: Mapping[str, Any]) -> Call:
+def read_call(
+    defaults: GenerationConfig,
+    kwargs: Mapping[str, Any],
+    *,
+    own: Sequence[str] = (),
+    is_encoder_decoder: bool = False,
+) -> Call:
     """Sort out the keyword arguments of `generate`.
 
     Arguments win over fields of a passed `generation_config` that differ from the global defaults; those win
     over the model's `defaults`.
 
+    Args:
+        own: further arguments of the method that was called, for the nearest known one.
+        is_encoder_decoder: whether `decoder_input_ids` is known.
+
     Raises:
         UnknownArgument: an argument that nothing understands; the message names the nearest known one.
         RequestError: a value out of its range, or a setting that is not implemented, by name.
     """
-    refuse_unknown("generate", kwargs, {*defaults.to_dict(), *DEFAULTS, *ARGUMENTS, *REFUSED})
+    start = ["decoder_input_ids"] if is_encoder_decoder else []
+    known = {*defaults.to_dict(), *DEFAULTS, *ARGUMENTS, *REFUSED, *own, *start}
+    refuse_unknown("generate", kwargs, [name for name in known if not name.startswith("_")])
+    kwargs = dict(kwargs)
+    start_ids = kwargs.pop("decoder_input_ids", None)
     settings = _merged(defaults, kwargs.get("generation_config"), kwargs.get("use_model_defaults"))
     settings |= {name: value for name, value in kwargs.items() if name not in ARGUMENTS}
     _refuse(settings)
@@ -87,7 +104,8 @@ def read_call(defaults: GenerationConfig, kwargs: Mapping[str, Any]) -> Call:
     stop = list(kwargs.get("stopping_criteria") or ())
     if settings.get("stop_strings") is not None:
         stop.append(StopStrings(settings["stop_strings"], kwargs.get("tokenizer")))
-    return Call(settings, options, list(kwargs.get("logits_processor") or ()), stop, kwargs.get("streamer"))
+    processors = list(kwargs.get("logits_processor") or ())
+    return Call(settings, options, processors, stop, kwargs.get("streamer"), start_ids)
 
 
 def _merged(defaults: GenerationConfig, given: Any, use_model_defaults: bool | None) -> dict[str, Any]:
@@ -95,6 +113,11 @@ def _merged(defaults: GenerationConfig, given: Any, use_model_defaults: bool | N
     settings = defaults.to_dict()
     if given is None:
         return settings
+    if not isinstance(given, Mapping) and not hasattr(given, "to_dict"):
+        raise RequestError(
+            f"generate: generation_config is a {type(given).__name__}; expected a GenerationConfig, or a "
+            "dictionary of its fields"
+        )
     passed = DEFAULTS | (dict(given) if isinstance(given, Mapping) else given.to_dict())
     kept = TOKENS if use_model_defaults is False else settings
     for name, value in passed.items():
@@ -126,11 +149,9 @@ def run_generate(
     embeds: Float[Tensor, "B L D"],
     attention_mask: Tensor | None,
     input_ids: Int[Tensor, "B n"] | None,
-    start_ids: Int[Tensor, "B m"] | None,
-    defaults: GenerationConfig,
+    call: Call,
     is_encoder_decoder: bool,
     max_positions: int | None,
-    kwargs: Mapping[str, Any],
 ) -> Tensor | GenerateOutput:
     """The documented `generate` from embedded prompts on.
 
@@ -139,24 +160,19 @@ def run_generate(
         embeds: the prompt with its media in place.
         attention_mask: nonzero where `embeds` counts; None: wherever the ids are no padding.
         input_ids: the prompt's ids, placeholders included; None when it came as embeddings only.
-        start_ids: what the decoder of an encoder-decoder model begins with; None for its start token.
-        defaults: the model's own settings.
+        call: the remaining arguments of `generate`, as `read_call` found them.
         max_positions: caps the default length; None when the model has no limit.
-        kwargs: the remaining arguments of `generate`.
 
     Returns:
         Decoder-only: the prompt's ids, as given, and what follows; with embeddings only what follows.
         Encoder-decoder: the decoder's ids. An output object if `return_dict_in_generate`.
     """
-    kwargs = dict(kwargs)
-    if is_encoder_decoder and start_ids is None:
-        start_ids = kwargs.pop("decoder_input_ids", None)
-    call = read_call(defaults, kwargs)
     if call.options.pad_token_id is None and call.options.eos_token_ids:
         logger.warning("generate: no pad_token_id; rows that end are filled with id %s", call.options.fill)
-    mask = _mask(attention_mask, input_ids, embeds, call.options)
+    known = None if is_encoder_decoder else input_ids  # source: the reference infers no mask for an encoder
+    mask = _mask(attention_mask, known, embeds, call.options)
     if is_encoder_decoder:
-        history = _start(start_ids, call.settings, embeds)
+        history = _start(call.start_ids, call.settings, embeds)
         prompt = _compact(embeds, mask, history=history, start_ids=history, encoder_ids=input_ids)
     else:
         prompt = _compact(embeds, mask, history=input_ids, encoder_ids=input_ids)
@@ -232,9 +248,7 @@ def _mask(
     return ids != pad
 
 
-def _start(
-    ids: Int[Tensor, "B m"] | None, settings: Mapping[str, Any], embeds: Float[Tensor, "B L D"]
-) -> Int[Tensor, "B n"]:
+def _start(ids: Any, settings: Mapping[str, Any], embeds: Float[Tensor, "B L D"]) -> Int[Tensor, "B n"]:
     """What the decoder begins with: its start token, and what the caller wants after it."""
     start = settings.get("decoder_start_token_id")
     start = settings.get("bos_token_id") if start is None else start
@@ -246,6 +260,7 @@ def _start(
     column = torch.full((len(embeds), 1), start, dtype=torch.long, device=embeds.device)
     if ids is None:
         return column
+    rows_of("decoder_input_ids", ids, len(embeds))
     ids = ids.to(embeds.device)
     return torch.cat([column, ids], dim=1) if bool((ids[:, 0] != start).all()) else ids
 

@@ -134,10 +134,17 @@ class GenerationConfig:
         return cls.from_dict(_read(folder / config_file_name), **kwargs)
 
     @classmethod
-    def from_folder(cls, folder: str | os.PathLike[str], config: object) -> "GenerationConfig":
-        """From a folder's `generation_config.json`, or where there is none from the model's config."""
+    def from_folder(
+        cls, folder: str | os.PathLike[str], config: object, **changes: Any
+    ) -> "GenerationConfig":
+        """From a folder's `generation_config.json`, or where there is none from the model's config.
+
+        Settings among `changes`, which may hold other things too, win over the file; the config has them.
+        """
         path = Path(folder) / FILE_NAME
-        return cls.from_dict(_read(path)) if path.is_file() else cls.from_model_config(config)
+        if not path.is_file():
+            return cls.from_model_config(config)
+        return cls.from_dict(_read(path), **{name: changes[name] for name in changes if name in DEFAULTS})
 
     @classmethod
     def from_model_config(cls, model_config: object) -> "GenerationConfig":

@@ -12,7 +12,8 @@ import torch
 from watchword.config import InstructBlipConfig, InstructBlipVideoConfig
 from watchword.errors import RequestError
 from watchword.hf import outputs
-from watchword.hf.generation import GenerationConfig, run_generate
+from watchword.hf.arguments import tensors
+from watchword.hf.generation import GenerationConfig, read_call, run_generate
 from watchword.hf.instructblip_parts import traced
 from watchword.hf.language import IGNORED, Asked, causal_loss, run_causal, run_seq2seq
 from watchword.hf.outputs import ModelOutput
@@ -37,6 +38,7 @@ class InstructBlipBase(InstructBlip, Pretrained):
     def clips(self, pixel_values: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
         """Pixels with a frame axis: B T 3 H W, or a list of T 3 H W for clips of several lengths."""
         if self.medium[0] == "image":
+            tensors("pixel_values", pixel_values=pixel_values)
             if pixel_values.ndim != 4:
                 raise RequestError(
                     f"pixel_values: shape {tuple(pixel_values.shape)}; expected (batch, 3, height, width): "
@@ -44,7 +46,10 @@ class InstructBlipBase(InstructBlip, Pretrained):
                     "takes pictures; for clips use the InstructBlipVideo classes"
                 )
             return pixel_values[:, None]
-        if isinstance(pixel_values, Tensor) and pixel_values.ndim != 5:
+        if not isinstance(pixel_values, Tensor):
+            for clip in pixel_values:
+                tensors("pixel_values", clip=clip)
+        elif pixel_values.ndim != 5:
             raise RequestError(
                 f"pixel_values: shape {tuple(pixel_values.shape)}; "
                 "expected (batch, frames, 3, height, width); "
@@ -84,6 +89,13 @@ class InstructBlipBase(InstructBlip, Pretrained):
                 "qformer_input_ids: missing; the Q-Former reads the instruction too, "
                 "pass what the processor returns"
             )
+        if pixel_values is None:
+            raise RequestError("pixel_values: missing; pass what the processor returns")
+        tensors(
+            type(self).__name__,
+            qformer_input_ids=qformer_input_ids,
+            qformer_attention_mask=qformer_attention_mask,
+        )
         of_vision, of_qformer = traces or (Trace(), Trace())
         seen = self.look(
             self.clips(pixel_values),
@@ -113,7 +125,9 @@ class InstructBlipBase(InstructBlip, Pretrained):
             raise RequestError(
                 "neither input_ids nor inputs_embeds; give the prompt that the processor returns"
             )
-        embeds = self.language_model.embed(input_ids) if inputs_embeds is None else inputs_embeds
+        given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
+        tensors(type(self).__name__, **given)
+        embeds = self.embedded(input_ids) if inputs_embeds is None else inputs_embeds
         whole = self.place(embeds, input_ids, seen)
         added = whole.shape[1] - embeds.shape[1]
         # In a folder from before placeholders the tokens stand in front.
@@ -244,7 +258,7 @@ class Answering(InstructBlipBase):
         )
         decoder = {"decoder_input_ids": decoder_input_ids, "decoder_attention_mask": decoder_attention_mask}
         if self.config.text_config.is_encoder_decoder:
-            decoder["labels"] = labels
+            decoder |= {"labels": labels, **items}
         language = self.run(seen, input_ids, inputs_embeds, asked, decoder)
         loss = getattr(language, "loss", None)
         if labels is not None and loss is None:
@@ -274,25 +288,29 @@ class Answering(InstructBlipBase):
             RequestError: placeholders that do not match the media; a `max_length` not above the prompt's; an
                 option that is not supported, by name.
         """
+        text = self.config.text_config
+        call = read_call(
+            GenerationConfig.from_model_config(text),
+            generate_kwargs,
+            own=list(type(self).generate.__annotations__),
+            is_encoder_decoder=text.is_encoder_decoder,
+        )
         seen, _, _ = self.see_documented(
             pixel_values, qformer_input_ids, qformer_attention_mask, interpolate_pos_encoding
         )
         if input_ids is None and inputs_embeds is None:
             input_ids = self.bare_prompt(seen)
         embeds, attention_mask = self.placed(seen, input_ids, inputs_embeds, attention_mask)
-        text = self.config.text_config
         # Without placeholders in the prompt its ids do not cover the visual tokens: only new ids come back.
-        shown = None if text.is_encoder_decoder or self.medium[1] is None else input_ids
+        shown = None if self.medium[1] is None else input_ids
         return run_generate(
             self.language_model,
             embeds=embeds,
             attention_mask=attention_mask,
             input_ids=shown,
-            start_ids=None,
-            defaults=GenerationConfig.from_model_config(text),
+            call=call,
             is_encoder_decoder=text.is_encoder_decoder,
             max_positions=getattr(text, "max_position_embeddings", None),
-            kwargs=generate_kwargs,
         )
 
     def bare_prompt(self, seen: Seen) -> Int[Tensor, "B L"]:

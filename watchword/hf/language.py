@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from watchword.errors import RequestError
 from watchword.generation.cache import GrowingCache
+from watchword.hf.arguments import rows_of
 from watchword.hf.outputs import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
@@ -62,12 +63,16 @@ def run_seq2seq(
     embeds: Float[Tensor, "B M D"],
     asked: Asked,
     *,
-    decoder_input_ids: Int[Tensor, "B L"] | None,
+    decoder_input_ids: Tensor | None,
     decoder_attention_mask: Tensor | None,
-    labels: Int[Tensor, "B L"] | None = None,
+    labels: Tensor | None = None,
+    num_items_in_batch: int | None = None,
 ) -> ModelOutput:
     """An encoder-decoder model: `embeds` into the encoder, ids (or shifted labels) into the decoder."""
     has_head = hasattr(model, "lm_head")
+    for name, ids in (("decoder_input_ids", decoder_input_ids), ("labels", labels)):
+        if ids is not None:
+            rows_of(name, ids, len(embeds))
     if decoder_input_ids is None and labels is not None:
         decoder_input_ids = model.shift_right(labels)
     if decoder_input_ids is None:
@@ -95,11 +100,7 @@ def run_seq2seq(
     if not has_head:
         return Seq2SeqModelOutput(last_hidden_state=hidden, **found)
     logits = model.logits(hidden)
-    loss = (
-        None
-        if labels is None
-        else F.cross_entropy(logits.flatten(0, 1), labels.to(logits.device).flatten(), ignore_index=IGNORED)
-    )
+    loss = None if labels is None else entropy(logits, labels, num_items_in_batch, "answer")
     return Seq2SeqLMOutput(loss=loss, logits=logits, **found)
 
 
@@ -108,9 +109,16 @@ def open_cache(model: nn.Module, embeds: Tensor, asked: Asked):
     store = asked.past_key_values
     if store is not None and not isinstance(store, GrowingCache):
         store = GrowingCache.from_legacy_cache(store)
+    layers = model.cache_spec.layers
+    if store is not None and not len(store):
+        store = GrowingCache(layers)
+    if store is not None and len(store) != layers:
+        raise RequestError(
+            f"past_key_values: {len(store)} layers; expected {layers}, as this model returns them, or none"
+        )
     use_cache = model.config.use_cache if asked.use_cache is None else asked.use_cache
     if store is None and use_cache and not recomputes(model):
-        store = GrowingCache(model.cache_spec.layers)
+        store = GrowingCache(layers)
     return store, (Uncached if store is None else store.facing)
 
 
@@ -166,15 +174,19 @@ def causal_loss(
 
     Source: the reference's ForCausalLMLoss.
     """
-    if labels.shape != logits.shape[:2]:
+    following = F.pad(labels, (0, 1), value=IGNORED)[:, 1:]
+    return entropy(logits.float(), following, num_items_in_batch, "prompt with its placeholders")
+
+
+def entropy(
+    logits: Float[Tensor, "B L V"], targets: Int[Tensor, "B n"], items: int | None, what: str
+) -> Float[Tensor, ""]:
+    """Cross-entropy over targets that are not -100: the mean, or the sum over `items`."""
+    if targets.shape != logits.shape[:2]:
         raise RequestError(
-            f"labels: shape {tuple(labels.shape)}; expected {tuple(logits.shape[:2])}, "
-            "one label for each position "
-            "of the prompt with its placeholders (-100 where none is wanted)"
+            f"labels: shape {tuple(targets.shape)}; expected {tuple(logits.shape[:2])}, one label for each "
+            f"position of the {what} (-100 where none is wanted)"
         )
-    targets = F.pad(labels.to(logits.device), (0, 1), value=IGNORED)[:, 1:]
-    reduction = "mean" if num_items_in_batch is None else "sum"
-    loss = F.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction=reduction
-    )
-    return loss if num_items_in_batch is None else loss / num_items_in_batch
+    targets, reduction = targets.to(logits.device).flatten(), "mean" if items is None else "sum"
+    loss = F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=IGNORED, reduction=reduction)
+    return loss if items is None else loss / items

@@ -1,5 +1,6 @@
 """What every documented model class can do: load, save, report and change itself. All calls into rooms."""
 
+import copy
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -13,19 +14,21 @@ from watchword.errors import ConfigError, MissingExtra, RequestError, UnknownArg
 from watchword.hf import quantization
 from watchword.hf.generation import GenerationConfig
 from watchword.hf.outputs import ModelOutput
+from watchword.hf.vocabulary import Vocabulary
 from watchword.models import build, layouts
 from watchword.models.mapped import homes
 from watchword.nn.attention import BACKENDS
 from watchword.nn.flash import check_flash, import_flash
 from watchword.shapes import Tensor
 from watchword.weights import files, hub, load, packed
+from watchword.weights.quantize import quantized
 
 logger = logging.getLogger(__name__)
 
 HUB_ARGUMENTS = ("revision", "token", "local_files_only", "cache_dir")
 
 
-class Pretrained:
+class Pretrained(Vocabulary):
     """Mixin over a core family or part. Adds names, never arithmetic.
 
     A class states its `config_class`; `from_pretrained` and `save_pretrained` use the layout tables of
@@ -106,37 +109,56 @@ class Pretrained:
         )  # fmt: skip
         place.settle(model)
         logger.info("%s: %s", folder, report)
-        model.generation_config = generation_config or GenerationConfig.from_folder(folder, config)
+        model.generation_config = generation_config or GenerationConfig.from_folder(folder, config, **kwargs)
         model.name_or_path = str(pretrained_model_name_or_path)
         return model.eval()
 
     @classmethod
     def read_config(cls, folder: Path, config: object, overrides: dict[str, Any]) -> object:
-        """The config to build from: the folder's or the given one, with fields overridden by name."""
-        config = (
-            cls.config_class.from_pretrained(folder if config is None else config)
-            if config is None or isinstance(config, str | os.PathLike)
-            else config
-        )
+        """The config to build from: the folder's or a copy of the given one, with overridden fields."""
+        if config is None or isinstance(config, str | os.PathLike):
+            config = cls.config_class.from_pretrained(folder if config is None else config)
+        config = copy.deepcopy(cls.checked(config))
         for name, value in overrides.items():
             if name in ("load_in_4bit", "load_in_8bit"):
                 given = f"BitsAndBytesConfig({name}={value!r})"
                 raise UnknownArgument(f"from_pretrained: {name}: give quantization_config={given}")
-            if not hasattr(config, name):
-                known = [*HUB_ARGUMENTS, "dtype", "device_map", "attn_implementation", *vars(config)]
+            if not config.has(name):
+                own = (
+                    "config",
+                    "dtype",
+                    "device_map",
+                    "attn_implementation",
+                    "quantization_config",
+                    "quantize",
+                )
+                known = [*HUB_ARGUMENTS, *own, *config.to_dict()]
                 refuse_unknown(f"from_pretrained with a {type(config).__name__}", [name], known)
-            setattr(config, name, value)
+        config.override(overrides)
         return config
 
-    @staticmethod
-    def backend_of(config: object) -> str:
+    @classmethod
+    def checked(cls, config: Any) -> Any:
+        """The config, if it is one of this class's.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        if not isinstance(config, cls.config_class):
+            raise ConfigError(
+                f"{cls.__name__}: config is a {type(config).__name__}; expected {cls.config_class.__name__}"
+            )
+        return config
+
+    @classmethod
+    def backend_of(cls, config: object) -> str:
         """The attention backend that the config asks for, checked.
 
         Raises:
-            ConfigError: a name that is not implemented.
+            ConfigError: a name that is not implemented; a config of another class.
             MissingExtra: FlashAttention without its package or a GPU.
         """
-        name = getattr(config, "_attn_implementation", None) or "sdpa"
+        name = getattr(cls.checked(config), "_attn_implementation", None) or "sdpa"
         if name not in BACKENDS:
             raise ConfigError(
                 f"attn_implementation {name!r}: not implemented; use one of {', '.join(BACKENDS)}"
@@ -202,35 +224,16 @@ class Pretrained:
         return next(p.dtype for name, p in names if not any(part in kept for part in name.split(".")))
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """How many numbers the model holds; shared ones once."""
+        """How many numbers the model holds; shared ones once, those in few bits too."""
         tables = (
             {m.weight for m in self.modules() if isinstance(m, nn.Embedding)} if exclude_embeddings else set()
         )
-        return sum(
+        packed = sum(one.in_features * one.out_features for _, one in quantized(self))
+        return (0 if only_trainable else packed) + sum(
             p.numel()
             for p in self.parameters()
             if p not in tables and (p.requires_grad or not only_trainable)
         )
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The text model's token embedding."""
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the text model's token embedding."""
-        self.language_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module | None:
-        """The language-model head; None for a model without one."""
-        return getattr(self.language_model, "lm_head", None)
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        """Replace the language-model head."""
-        self.language_model.lm_head = value
-
-    def tie_weights(self) -> None:
-        """Make the weights share what the config says they share."""
-        self.language_model.tie_weights()
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None) -> None:
         """Keep no activations of layers during training; compute them again on the way back."""
@@ -249,45 +252,6 @@ class Pretrained:
         for module in self.modules():
             if hasattr(module, "gradient_checkpointing"):
                 module.gradient_checkpointing = on
-
-    def resize_token_embeddings(
-        self,
-        new_num_tokens: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        mean_resizing: bool = True,
-    ) -> nn.Module:
-        """Give the vocabulary another size: old rows stay, new rows are drawn around the mean of the old.
-
-        Args:
-            new_num_tokens: rows of the embedding and of the head; None leaves the size, up to the padding.
-            pad_to_multiple_of: round the size up to a multiple of this.
-            mean_resizing: draw new rows from a normal distribution with the old rows' mean and covariance;
-                False draws them from the text model's own initialisation.
-
-        Returns:
-            The embedding.
-        """
-        old = self.get_input_embeddings()
-        if getattr(self, "quantization", None) is not None:
-            raise RequestError(
-                f"resize_token_embeddings: the model is quantized ({self.quantization.form}); expected a "
-                "dense one; resize and save that, and quantize the folder"
-            )
-        size = old.num_embeddings if new_num_tokens is None else new_num_tokens
-        if pad_to_multiple_of is not None:
-            size = -(-size // pad_to_multiple_of) * pad_to_multiple_of
-        if size != old.num_embeddings:
-            std = 0.0 if mean_resizing else getattr(self.config.text_config, "initializer_range", 0.02)
-            resized = resize_rows(old.weight, size, std)
-            head = self.get_output_embeddings()
-            shared = head is not None and head.weight is old.weight
-            old.weight, old.num_embeddings = resized, size
-            if head is not None:
-                head.weight = resized if shared else resize_rows(head.weight, size, std)
-                head.out_features = size
-            self.tie_weights()
-            self.config.text_config.vocab_size = size
-        return old
 
     # ---- for the documented forward passes -----------------------------------------------------------------
 
@@ -319,32 +283,15 @@ def known_only(model: object, kwargs: Mapping[str, Any], *known: str) -> dict[st
 
 def chosen_dtype(asked: torch.dtype | str | None, config: object, source: object) -> torch.dtype:
     """The type to load weights in."""
-    if isinstance(asked, torch.dtype):
+    if isinstance(asked, torch.dtype) and asked.is_floating_point:
         return asked
     if asked is None:
         return torch.get_default_dtype()
     name = (getattr(config, "dtype", None) or source.dtype) if asked == "auto" else asked
     found = name if isinstance(name, torch.dtype) else getattr(torch, str(name).removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype):
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ConfigError(
-            f"dtype {name!r}: not a torch dtype; use torch.float32, torch.bfloat16, torch.float16 or 'auto'"
+            f"dtype {name!r}: not a floating torch dtype; use torch.float32, torch.bfloat16, torch.float16 "
+            "or 'auto'"
         )
     return found
-
-
-@torch.no_grad()
-def resize_rows(table: nn.Parameter, size: int, std: float) -> nn.Parameter:
-    """The table with `size` rows. New rows: normal(0, std), or around the old rows' mean when std is 0."""
-    old, width = table.shape
-    new = table.new_empty(size, width)
-    new[: min(old, size)] = table[:size]
-    if size > old and std:
-        new[old:].normal_(std=std)
-    elif size > old:
-        mean = table.float().mean(0)
-        centred = table.float() - mean
-        draws = (
-            torch.randn(size - old, old, device=table.device) @ centred / old**0.5
-        )  # covariance of the old rows
-        new[old:] = (mean + 1e-9**0.5 * draws).to(table.dtype)
-    return nn.Parameter(new, requires_grad=table.requires_grad)

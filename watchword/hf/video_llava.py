@@ -1,12 +1,14 @@
 """Video-LLaVA under its documented names: signatures and outputs over `models.video_llava`, no arithmetic."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from watchword.config import VideoLlavaConfig
 from watchword.errors import RequestError
-from watchword.hf.generation import run_generate
+from watchword.hf.arguments import tensors
+from watchword.hf.generation import read_call, run_generate
 from watchword.hf.language import Asked, causal_loss, run_causal
 from watchword.hf.outputs import ModelOutput, VideoLlavaCausalLMOutputWithPast, VideoLlavaModelOutputWithPast
 from watchword.hf.pretrained import Pretrained, known_only
@@ -34,13 +36,23 @@ class VideoLlavaBase(VideoLlava, Pretrained):
 
     def get_video_features(
         self,
-        pixel_values_videos: Float[Tensor, "N T 3 H W"],
+        pixel_values_videos: Tensor | Sequence[Tensor],
         vision_feature_layer: int | list[int] | None = None,
     ) -> tuple[Float[Tensor, "F P D"], int]:
-        """Projected patch features of each frame of each clip, and the number of frames per clip."""
-        return self.video_tokens(pixel_values_videos, layer=vision_feature_layer), pixel_values_videos.shape[
-            1
-        ]
+        """Projected patch features of each frame of each clip, and the number of frames per clip.
+
+        Raises:
+            RequestError: clips of several lengths, which have no such number.
+        """
+        tokens = self.video_tokens(pixel_values_videos, layer=vision_feature_layer)
+        clips = [pixel_values_videos] if isinstance(pixel_values_videos, Tensor) else pixel_values_videos
+        lengths = {clip.shape[-4] for clip in clips}
+        if len(lengths) > 1:
+            raise RequestError(
+                f"get_video_features: clips of {sorted(lengths)} frames; expected one length; ask for each "
+                "length alone"
+            )
+        return tokens, lengths.pop()
 
     def get_placeholder_mask(
         self,
@@ -77,7 +89,7 @@ class VideoLlavaBase(VideoLlava, Pretrained):
         """Embed, splice, and run the text model; the documented passes wrap different things around."""
         if (input_ids is None) == (inputs_embeds is None):
             raise RequestError("You must specify exactly one of input_ids or inputs_embeds")
-        embeds = self.language_model.embed(input_ids) if inputs_embeds is None else inputs_embeds
+        embeds = self.begun(input_ids, inputs_embeds, asked.attention_mask, pixel_values_images)
         tokens: dict[str, Tensor] = {}
         if pixel_values_images is not None:
             tokens["image_hidden_states"] = self.get_image_features(
@@ -91,6 +103,19 @@ class VideoLlavaBase(VideoLlava, Pretrained):
                 embeds, input_ids, tokens.get("image_hidden_states"), tokens.get("video_hidden_states")
             )
         return run_causal(self.language_model, embeds, asked), tokens
+
+    def begun(
+        self, input_ids: Any, inputs_embeds: Any, attention_mask: Any, images: Any
+    ) -> Float[Tensor, "B L D"]:
+        """The prompt's embeddings before its media are in them; what should be tensors is checked."""
+        tensors(
+            type(self).__name__,
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            pixel_values_images=images,
+        )
+        return self.embedded(input_ids) if inputs_embeds is None else inputs_embeds
 
 
 class VideoLlavaModel(VideoLlavaBase):
@@ -234,9 +259,13 @@ class VideoLlavaForConditionalGeneration(VideoLlavaBase):
         pixel_values_videos: Tensor | Sequence[Tensor] | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
         **generate_kwargs,
     ) -> Tensor | ModelOutput:
         """Prompt ids and what follows them; media are encoded once, whatever the number of beams.
+
+        The vision arguments are those of `forward`.
 
         Raises:
             RequestError: placeholders and media that do not match; a `max_length` not above the prompt's; an
@@ -246,20 +275,24 @@ class VideoLlavaForConditionalGeneration(VideoLlavaBase):
             raise RequestError(
                 "generate: neither input_ids nor inputs_embeds; give what the processor returns"
             )
-        embeds = self.language_model.embed(input_ids) if inputs_embeds is None else inputs_embeds
-        images = None if pixel_values_images is None else self.image_tokens(pixel_values_images)
-        videos = None if pixel_values_videos is None else self.video_tokens(pixel_values_videos)
+        own = list(type(self).generate.__annotations__)
+        call = read_call(self.generation_config, generate_kwargs, own=own)
+        embeds = self.begun(input_ids, inputs_embeds, attention_mask, pixel_values_images)
+        layer, images, videos = vision_feature_layer, None, None
+        if pixel_values_images is not None:
+            strategy = vision_feature_select_strategy
+            images = self.image_tokens(pixel_values_images, layer=layer, strategy=strategy)
+        if pixel_values_videos is not None:
+            videos = self.video_tokens(pixel_values_videos, layer=layer)
         embeds = self.place(embeds, input_ids, images, videos)
         return run_generate(
             self.language_model,
             embeds=embeds,
             attention_mask=attention_mask,
             input_ids=input_ids,
-            start_ids=None,
-            defaults=self.generation_config,
+            call=call,
             is_encoder_decoder=False,
-            max_positions=None,
-            kwargs=generate_kwargs,  # the reference looks for it in the family's config
+            max_positions=None,  # the reference looks for it in the family's config
         )
 
 

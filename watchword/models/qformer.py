@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from watchword.config import InstructBlipQFormerConfig
 from watchword.errors import ConfigError, RequestError
-from watchword.nn.layers import activation, check_heads, join_heads, run_layer, split_heads
+from watchword.nn.layers import activation, check_heads, join_heads, looked_up, run_layer, split_heads
 from watchword.nn.trace import Trace
 from watchword.shapes import Float, Int, Tensor
 
@@ -199,7 +199,8 @@ class QFormerEmbeddings(nn.Module):
         """Queries as they are, words placed, all normed."""
         parts = [] if queries is None else [queries]
         if ids is not None:
-            words = self.word_embeddings(ids)
+            table, hint = self.word_embeddings, "use the Q-Former's tokenizer"
+            words = looked_up(table, ids, table.num_embeddings, "qformer_input_ids", hint)
             if self.absolute:
                 words = words + self.position_embeddings(self.places(ids, places))
             parts.append(words)

@@ -12,8 +12,17 @@ def placeholders(
     token_id: int,
     embedding: torch.nn.Embedding,
 ) -> Bool[Tensor, "B L"]:
-    """True where a placeholder stands: by id, or, without ids, where an embedding is the placeholder's."""
+    """True where a placeholder stands: by id, or, without ids, where an embedding is the placeholder's.
+
+    Raises:
+        RequestError: ids and embeddings that are not of the same prompt.
+    """
     if ids is not None:
+        if ids.shape != embeds.shape[:2]:
+            raise RequestError(
+                f"input_ids: shape {tuple(ids.shape)}, but the embeddings have {tuple(embeds.shape)}; "
+                "expected an id for each of them; give one of both, or both of the same prompt"
+            )
         return ids == token_id
     # by a call, which brings the weights where they are offloaded
     own = embedding(torch.tensor([token_id], device=embeds.device))[0].to(embeds.dtype)

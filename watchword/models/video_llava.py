@@ -128,11 +128,12 @@ def join_clips(clips: Clips) -> Float[Tensor, "F 3 H W"]:
     """
     if isinstance(clips, Tensor):
         clips = [clips]
-    frames = [clip.flatten(0, -4) for clip in clips if clip.ndim in (4, 5)]
-    if len(frames) != len(clips):
-        shapes = [tuple(clip.shape) for clip in clips if clip.ndim not in (4, 5)]
+    frames = [clip.flatten(0, -4) for clip in clips if isinstance(clip, Tensor) and clip.ndim in (4, 5)]
+    if len(frames) != len(clips) or not frames:
+        got = [tuple(clip.shape) if isinstance(clip, Tensor) else type(clip).__name__ for clip in clips]
         raise RequestError(
-            f"pixel_values_videos: got shape {shapes[0]}; expected (clips, frames, 3, height, width)"
+            f"pixel_values_videos: got shape {got[0] if len(got) == 1 else got}; expected (clips, frames, 3, "
+            "height, width), or a list with (frames, 3, height, width) for each clip"
         )
     sizes = {tuple(f.shape[1:]) for f in frames}
     if len(sizes) > 1:

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from watchword.errors import ConfigError
-from watchword.shapes import Float, Tensor
+from watchword.errors import ConfigError, RequestError
+from watchword.shapes import Float, Int, Tensor
 
 PIECE = 128
 """Rows that elementwise work goes through at a time: what it needs in between stays in the cores' caches, and
@@ -105,6 +105,23 @@ def check_heads(width: int, heads: int, where: str) -> None:
             f"{where}: hidden_size {width} is not a multiple of num_attention_heads {heads}; "
             "check the folder's config.json"
         )
+
+
+def looked_up(
+    table: Callable[[Tensor], Tensor], ids: Int[Tensor, "B L"], size: int, name: str, hint: str
+) -> Float[Tensor, "B L D"]:
+    """Rows of a table of that size.
+
+    Raises:
+        RequestError: an id that it does not have (on a CPU; a card says so itself, later).
+    """
+    try:
+        return table(ids)
+    except IndexError as error:
+        raise RequestError(
+            f"{name}: from {int(ids.min())} to {int(ids.max())}; expected ids from 0 to {size - 1}, for the "
+            f"vocabulary has {size}; {hint}"
+        ) from error
 
 
 def split_heads(x: Float[Tensor, "B L D"], heads: int) -> Float[Tensor, "B h L d"]:

@@ -1,0 +1,101 @@
+"""Lists, arrays and other things where tensors should be: words for it, whatever the annotations say.
+
+Here because these tests run without the annotations being enforced.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+import watchword
+from tests import folders
+from watchword import ConfigError, RequestError
+
+PICTURE = np.zeros((40, 40, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def blip(tmp_path_factory):
+    folder = folders.instructblip(tmp_path_factory.mktemp("blip"))
+    model = watchword.InstructBlipForConditionalGeneration.from_pretrained(folder)
+    return model, watchword.InstructBlipProcessor.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = folders.instructblip(tmp_path_factory.mktemp("clips"), video=True)
+    model = watchword.InstructBlipVideoForConditionalGeneration.from_pretrained(folder)
+    return model, watchword.InstructBlipVideoProcessor.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory):
+    folder = folders.video_llava(tmp_path_factory.mktemp("llava"))
+    model = watchword.VideoLlavaForConditionalGeneration.from_pretrained(folder)
+    return model, watchword.VideoLlavaProcessor.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("kind", [None, "np"])
+def test_what_a_processor_returns_without_tensors(blip, clips, llava, kind):
+    for (model, processor), given in (
+        (blip, {"text": "hi", "images": PICTURE}),
+        (clips, {"text": "hi", "images": [PICTURE] * 4}),
+        (llava, {"text": "<image> hi", "images": PICTURE}),
+    ):
+        with pytest.raises(
+            RequestError, match=r"is a (list|ndarray).*; expected a tensor; .*return_tensors='pt'"
+        ):
+            model.generate(**processor(**given, return_tensors=kind))
+
+
+def test_missing_pixels(blip):
+    model, processor = blip
+    with pytest.raises(RequestError, match="pixel_values: missing"):
+        model.generate(**processor(text="hi", images=PICTURE, return_tensors="pt") | {"pixel_values": None})
+
+
+def test_ids_and_embeddings_are_of_one_prompt(blip, llava):
+    model, _ = llava
+    embeds = model.get_input_embeddings()(torch.tensor([[9, 8]]))
+    with pytest.raises(
+        RequestError, match=r"input_ids: shape \(2, 2\), but the embeddings have \(1, 2, 24\)"
+    ):
+        model.generate(input_ids=torch.tensor([[9, 8], [7, 6]]), inputs_embeds=embeds)
+    model, processor = blip
+    given = processor(text=["hi", "ho"], images=[PICTURE] * 2, return_tensors="pt")
+    embeds = model.get_input_embeddings()(given["input_ids"])
+    with pytest.raises(
+        RequestError, match=r"input_ids: shape \(2, \d+\), but the embeddings have \(1, \d+, 24"
+    ):
+        model(**given, inputs_embeds=embeds[:1])
+
+
+def test_a_clip_without_the_axis_of_clips(llava):
+    tokens, frames = llava[0].get_video_features(torch.randn(2, 3, 28, 28))
+    assert (tokens.shape, frames) == ((2, 5, 24), 2)
+
+
+def test_configs_that_are_none(llava):
+    for given in ({}, {"a": 1}, 3):
+        with pytest.raises(ConfigError, match=r"VideoLlavaForConditionalGeneration: config is a (dict|int)"):
+            watchword.VideoLlavaForConditionalGeneration(given)
+    with pytest.raises(
+        ConfigError, match="InstructBlipModel: config is a VideoLlavaConfig; expected InstructBlipConfig"
+    ):
+        watchword.InstructBlipModel(llava[0].config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("exponential_decay_length_penalty", (2,)),
+        ("max_time", "x"),
+        ("temperature", "x"),
+        ("top_p", "x"),
+        ("length_penalty", "x"),
+        ("generation_config", "x"),
+    ],
+)
+def test_settings_of_another_type(llava, name, value):
+    with pytest.raises(RequestError, match=f"generate: {name}"):
+        llava[0].generate(input_ids=torch.tensor([[5, 6]]), **{name: value})
