@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -147,3 +149,29 @@ def test_chat_leaves_with_a_code_when_nothing_can_be_loaded(capsys, monkeypatch,
     code, _, err = talk(monkeypatch, capsys, ["What?"], clip, "--model", "no-such-folder")
     assert (code, "CheckpointError: no-such-folder" in err) == (4, True)
     assert shell.EXITS
+
+
+def test_chat_does_not_ignore_what_a_saved_conversation_says_itself(capsys, tmp_path):
+    for flags in (("--frames", 3), ("--overflow", "error")):
+        code, _, err = run(capsys, "chat", "--resume", tmp_path / "talk.json", *flags)
+        assert (code, "--resume with --frames or --overflow" in err) == (5, True)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
+def test_output_that_cannot_be_written_is_said(tmp_path):
+    ask = [sys.executable, "-m", "watchword", "fit", watchword.pipeline.opening.EMBEDDED, "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(ask, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.stderr == (
+        "watchword: standard output: cannot be written (No space left on device); expected room, and a place "
+        "to write to\n"
+    )
+    assert done.returncode == 5
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(ask, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+    closed = " ".join(map(str, ask)) + " >&-"
+    done = subprocess.run(closed, shell=True, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)

@@ -155,3 +155,9 @@ def test_sheet_is_not_written_under_other_names_or_where_nothing_can_be(tmp_path
         MediaError, match=re.escape(f"{tmp_path}/none/a.png: cannot be written (No such file")
     ):
         save_sheet(contact_sheet(clip_of(1)), tmp_path / "none" / "a.png")
+
+
+@pytest.mark.parametrize("size", [(1, 500), (500, 1), (1, 1)])
+def test_a_patch_narrower_than_a_pixel_is_outlined(size):
+    values = np.ones((4, 4), np.float32)
+    assert overlay(Image.new("RGB", size), values, (0, 0, 1, 1), outline=(3, 3)).size == size

@@ -35,6 +35,13 @@ def llava(tmp_path_factory):
     return model, watchword.VideoLlavaProcessor.from_pretrained(folder)
 
 
+def test_frames_that_are_no_number():
+    model = watchword.load()
+    for frames in ("8", 2.5, [1]):
+        with pytest.raises(RequestError, match=r"frames: .*; expected a whole number, or a choice"):
+            model.ask(PICTURE, "What?", frames=frames)
+
+
 @pytest.mark.parametrize("kind", [None, "np"])
 def test_what_a_processor_returns_without_tensors(blip, clips, llava, kind):
     for (model, processor), given in (

@@ -11,6 +11,8 @@ import watchword
 from tests.media.clips import decoded, write
 from watchword import media
 from watchword.errors import CapacityError, MediaError, RequestError, UnknownArgument
+from watchword.pipeline import streaming
+from watchword.pipeline.families import pixels_of
 
 KINDS = ("llava", "blip", "blip-video", "blip-bare", "blip-opt", "blip-t5")
 PICTURE = np.arange(36 * 48 * 3, dtype=np.uint8).reshape(36, 48, 3)
@@ -33,6 +35,42 @@ def test_ask_answers_with_all_there_is_to_know(pipeline, clip, kind, medium):
     assert json.loads(json.dumps(answer.to_dict()))["text"] == answer.text == str(answer)
     with pytest.raises(FrozenInstanceError):
         answer.text = "other"
+
+
+@pytest.mark.parametrize("kind", ["llava", "blip", "blip-video"])
+@pytest.mark.parametrize("height", [1, 2, 3, 4])
+def test_pictures_a_few_rows_high_are_pictures(pipeline, kind, height, tmp_path):
+    model = pipeline(kind)
+    red = Image.new("RGB", (60, height), "red")
+    red.save(tmp_path / "a.png")
+    wanted = pixels_of(media.read_media(Image.new("RGB", (60, 60), "red")), model.specs)
+    for source in (red, tmp_path / "a.png"):
+        clip = media.read_media(source)
+        assert clip.frames.shape == (1, height, 60, 3)
+        assert torch.allclose(pixels_of(clip, model.specs), wanted)
+    assert (
+        model.ask(red, QUESTION, max_tokens=2).text
+        == model.ask(tmp_path / "a.png", QUESTION, max_tokens=2).text
+    )
+
+
+def test_words_that_are_no_text_are_refused(pipeline):
+    model, bad = pipeline("llava"), "bl\udcffue"
+    for ask in (
+        lambda: model.ask(PICTURE, bad),
+        lambda: model.ask(PICTURE, QUESTION, stop=bad),
+        lambda: model.ask(PICTURE, QUESTION, choices=["red", bad]),
+        lambda: model.rank(PICTURE, QUESTION, ["red", bad]),
+        lambda: model.chat(PICTURE).ask(bad),
+    ):
+        with pytest.raises(RequestError, match=r"'.*bl\\udcffue.*' is not UTF-8 text"):
+            ask()
+
+
+def test_too_many_answers_are_refused_before_anything_is_made_for_them(pipeline, monkeypatch):
+    monkeypatch.setattr(streaming, "Line", lambda *given: pytest.fail("made"))
+    with pytest.raises(CapacityError, match="1000000 beams or samples"):
+        pipeline("llava").ask(PICTURE, QUESTION, n=1_000_000, temperature=1.0)
 
 
 def test_ask_looks_at_frames_spread_evenly(pipeline, clip):

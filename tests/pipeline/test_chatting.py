@@ -1,8 +1,12 @@
+import errno
 import json
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import watchword
 from tests.media.clips import write
@@ -211,3 +215,33 @@ def test_chat_refuses_what_does_not_fit(pipeline):
         model.chat(PICTURE).ask(" ")
     with pytest.raises(RequestError, match="chat: n=2, but a conversation goes on from one answer"):
         model.chat(PICTURE).ask("What?", n=2, temperature=1.0)
+
+
+def test_a_conversation_that_cannot_be_saved_leaves_the_file_as_it_was(pipeline, tmp_path, monkeypatch):
+    chat = pipeline("llava").chat(PICTURE)
+    chat.ask("What?", max_tokens=2)
+    saved = tmp_path / "talk.json"
+    chat.save(saved)
+    before = saved.read_bytes()
+
+    def full(path, text, **how):
+        path.write_bytes(text.encode()[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    chat.ask("Why?", max_tokens=2)
+    with pytest.raises(RequestError, match=r"talk\.json: cannot be written \(No space left on device\)"):
+        chat.save(saved)
+    assert saved.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
+
+
+def test_a_conversation_about_a_name_that_is_no_text_is_saved(pipeline, tmp_path):
+    name = os.fsencode(tmp_path) + b"/a\xff.png"
+    with open(name, "wb") as file:
+        Image.fromarray(PICTURE).save(file, "PNG")
+    model = pipeline("llava")
+    chat = model.chat(os.fsdecode(name))
+    chat.ask("What? 日本", max_tokens=2)
+    chat.save(tmp_path / "talk.json")
+    assert model.load_chat(tmp_path / "talk.json").history[0].question == "What? 日本"

@@ -19,6 +19,7 @@ from tests.train import material
 from watchword import train
 from watchword.errors import CapacityError, MissingExtra, RequestError, TrainingError, UnknownArgument
 from watchword.train import measuring
+from watchword.train import plan as planning
 from watchword.train import tuner as tuner_module
 from watchword.train.opening import CLASSES
 from watchword.train.recipes import RECIPES
@@ -263,7 +264,32 @@ def test_weights_in_bfloat16_learn_through_masters(checkpoints, pictures, tmp_pa
     assert np.mean(losses(tmp_path)[-2:]) < 0.7 * losses(tmp_path)[0]
 
 
+def test_answers_with_words_that_the_vocabulary_lacks_are_told(checkpoints, tmp_path):
+    entries = material.lines(tmp_path / "data", 3)
+    entries[1]["answer"] = "A Жук."
+    data = material.jsonl(tmp_path / "data" / "data.jsonl", entries)
+    for text, lacks in (("t5", True), ("opt", False)):
+        told = []
+        model = checkpoints("instructblip", text)
+        out = tmp_path / text
+        train.run(data, model=model, out=out, recipe="projector", steps=1, tell=told.append, **QUICK)
+        found = [line for line in told if "vocabulary lacks" in line]
+        assert len(found) == lacks
+        assert all("1 examples have" in line and "data.jsonl" in line for line in found), found
+
+
 # ---- going on
+
+
+def test_one_process_at_a_time_trains_in_a_folder(checkpoints, pictures, tmp_path):
+    run = partial(train.run, pictures, model=checkpoints("video_llava"), out=tmp_path, recipe="projector")
+    run(steps=1, **QUICK)
+    with (
+        planning.locked(tmp_path),
+        pytest.raises(RequestError, match="another process is training here; wait until it ends"),
+    ):
+        run(steps=1, resume=True, **QUICK)
+    assert run(steps=1, resume=True, **QUICK).steps == 1
 
 
 def going(checkpoints, pictures, out, *, resume=False, **more):

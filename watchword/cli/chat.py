@@ -31,8 +31,8 @@ def chat(
     quantize: answering.Quantize = None,
     frames: choosing.Frames = None,
     overflow: Annotated[
-        str, typer.Option(help="When it gets too long: drop_oldest, or error.")
-    ] = "drop_oldest",
+        str | None, typer.Option(help="When it gets too long: drop_oldest (if not said), or error.")
+    ] = None,
     max_new_tokens: answering.Most = None,
     temperature: answering.Temperature = None,
     top_p: answering.TopP = None,
@@ -45,6 +45,11 @@ def chat(
 ) -> None:
     """Talk about a picture or a video. Type /help inside for what else can be done."""
     with guarded():
+        if resume is not None and (frames is not None or overflow is not None):
+            raise RequestError(
+                "chat: --resume with --frames or --overflow; the saved conversation says both itself; leave "
+                "them out"
+            )
         if media is not None:
             check_medium(media)
         options = answering.options_of(
@@ -56,7 +61,7 @@ def chat(
             sandbox=sandbox, offline=offline,
         )  # fmt: skip
         if resume is None:
-            talk = pipeline.chat(frames=frames, overflow=overflow)
+            talk = pipeline.chat(frames=frames, overflow=overflow or "drop_oldest")
         else:
             talk = pipeline.load_chat(resume)
             say(f"{resume}: {len(talk.history)} turns so far")
@@ -104,6 +109,8 @@ def converse(talk: Any, options: Any) -> None:
         except KeyboardInterrupt:
             say("stopped")
         except OSError as error:
+            if error.filename is None:
+                raise  # standard output: nobody would see what follows
             say(f"{error.filename}: {error.strerror}")
 
 

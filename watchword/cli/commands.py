@@ -1,5 +1,7 @@
 """The command line as a whole: which commands there are."""
 
+import os
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -23,6 +25,8 @@ from watchword.cli.train import train
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line and leave with its exit code."""
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 until the end of the process
     app = typer.Typer(
         no_args_is_help=True,
         add_completion=False,

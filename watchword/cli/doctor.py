@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from watchword.cli.shell import guarded
+
 Rows = Iterable[tuple[str, str | int | bool]]
 
 # What matters for matrix products, by the names of Linux: x86, then Arm.
@@ -26,16 +28,17 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Say what this machine can do: versions, processor, devices, operators, sandbox, codecs, extras."""
-    found = {name: looked(part) for name, part in PARTS.items()}
-    if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False, indent=2))
-        return
-    for name, rows in found.items():
-        typer.echo(name)
-        width = max((len(key) for key in rows), default=0)
-        for key, value in rows.items():
-            told = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
-            typer.echo(f"  {key:<{width}}  {told}")
+    with guarded():
+        found = {name: looked(part) for name, part in PARTS.items()}
+        if as_json:
+            typer.echo(json.dumps(found, ensure_ascii=False, indent=2))
+            return
+        for name, rows in found.items():
+            typer.echo(name)
+            width = max((len(key) for key in rows), default=0)
+            for key, value in rows.items():
+                told = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+                typer.echo(f"  {key:<{width}}  {told}")
 
 
 def looked(part: Callable[[], Rows]) -> dict[str, str | int | bool]:

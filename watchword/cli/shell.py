@@ -1,5 +1,6 @@
 """What all commands share: exit codes, messages on standard error, the bar while weights are read."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -20,9 +21,12 @@ EXITS: dict[type[errors.WatchwordError], int] = {
     errors.TrainingError: 7,
 }
 INTERRUPTED = 130
+UNREAD = 141
+UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF, errno.EFBIG)
 CODES = (
     "Exit codes: 0 answered, 2 wrong usage, 3 picture or video, 4 checkpoint or config, 5 request, "
-    "6 too much for the model or memory, 7 training had to stop, 130 interrupted."
+    "6 too much for the model or memory, 7 training had to stop, 130 interrupted, "
+    "141 nobody reads the output."
 )
 
 RANK = int(os.environ.get("RANK", 0))
@@ -44,6 +48,14 @@ def guarded() -> Iterator[None]:
     except KeyboardInterrupt as error:
         say("interrupted")
         raise typer.Exit(INTERRUPTED) from error
+    except OSError as error:
+        if error.filename is not None or error.errno not in UNWRITABLE:
+            raise
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 what is left in the other one has no place to go
+        if isinstance(error, BrokenPipeError):
+            raise typer.Exit(UNREAD) from error
+        say(f"standard output: cannot be written ({error.strerror}); expected room, and a place to write to")
+        raise typer.Exit(EXITS[errors.RequestError]) from error
 
 
 def say(text: str) -> None:

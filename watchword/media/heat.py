@@ -83,7 +83,7 @@ def overlay(
         row, column = outline
         patch = (right - left) / values.shape[1], (bottom - top) / values.shape[0]
         corner = left + column * patch[0], top + row * patch[1]
-        far = corner[0] + patch[0] - 1, corner[1] + patch[1] - 1
+        far = tuple(start + max(size - 1, 0) for start, size in zip(corner, patch))  # a patch of less than 1
         ImageDraw.Draw(drawn).rectangle((*corner, *far), outline=(255, 255, 255), width=2)
     return drawn
 

@@ -237,6 +237,10 @@ class Pipeline:
             raise RequestError("frames: segments are asked about one by one; use ask_segments")
         if frames is None:
             return uniform(self.family.frames)
+        if not isinstance(frames, int) and not hasattr(frames, "choose"):
+            raise RequestError(
+                f"frames: {frames!r}; expected a whole number, or a choice such as watchword.media.uniform(8)"
+            )
         return uniform(frames) if isinstance(frames, int) else frames
 
     def _exchange(self, where: str, media: object, question: str, frames: int | Pick | None) -> Exchange:

@@ -341,4 +341,4 @@ FAMILIES: dict[str, Family] = {
 
 def pixels_of(clip: Clip, specs: Mapping[str, PixelSpec]) -> Float[Tensor, "T 3 H W"]:
     """A clip's frames, or a picture as its only frame, as pixels."""
-    return to_pixels(clip.frames, specs[clip.kind])
+    return to_pixels(clip.frames, specs[clip.kind], channels="channels_last")

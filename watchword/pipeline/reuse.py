@@ -63,7 +63,7 @@ class Sight:
 
     def pixels(self) -> Float[Tensor, "T 3 H W"]:
         """The frames as the model takes them."""
-        return to_pixels(self.clip.frames, self.spec).to(self.device)
+        return to_pixels(self.clip.frames, self.spec, channels="channels_last").to(self.device)
 
     def kept(
         self, kind: str, extra: tuple[int, ...], parts: Sequence[nn.Module], compute: Callable[[], Tensor]

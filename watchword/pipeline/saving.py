@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from watchword.media.policy import OPEN, Policy
 from watchword.media.write import png
 from watchword.pipeline.families import Exchange
 from watchword.pipeline.reuse import digest
+from watchword.prompt.text import is_text
 
 FORM = "watchword chat 1"
 """What a file says of itself."""
@@ -43,7 +45,11 @@ class Saved:
 
 
 def write_chat(chat: Any, path: Any) -> None:
-    """Write a conversation."""
+    """Write a conversation. What the file held before is there until all is written.
+
+    Raises:
+        RequestError: it cannot be written.
+    """
 
     def told(clip: Clip) -> dict[str, Any]:
         return medium_to_dict(clip, chat.path_of(clip))
@@ -61,7 +67,22 @@ def write_chat(chat: Any, path: Any) -> None:
         ],
         "waiting": [told(clip) for clip in chat.waiting],
     }
-    Path(path).write_text(json.dumps(raw, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(raw, ensure_ascii=False, indent=1)
+    if not is_text(text):
+        text = json.dumps(raw, indent=1)  # a path that is no UTF-8
+    out = Path(path)
+    partial = out.with_name(f".{out.name}.partial") if out.is_file() or not out.exists() else out
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        if partial is not out:
+            os.replace(partial, out)
+    except OSError as error:
+        if partial is not out:
+            partial.unlink(missing_ok=True)
+        raise RequestError(
+            f"{path}: cannot be written ({error.strerror}); expected room, and the right to write; choose "
+            "another place"
+        ) from error
 
 
 def read_chat(path: Any, policy: Policy = OPEN) -> Saved:

@@ -85,11 +85,11 @@ class Stream:
     def __init__(self, pipeline: Any, asked: Asked, done: Callable[[Answer], None] | None = None) -> None:
         self._pipeline, self._asked, self._done = pipeline, asked, done
         options = asked.wish.options
-        self._lines = [Line(pipeline.words.text, options.stop) for _ in range(options.n)]
-        self._scores: list[list[TokenScore]] = [[] for _ in range(options.n)]
         self._answer: Answer | None = None
         self._before = asked.watch.now()
-        self.ticket: Ticket = pipeline.engine.submit(asked.job)
+        self.ticket: Ticket = pipeline.engine.submit(asked.job)  # first, for it refuses what is too large
+        self._lines = [Line(pipeline.words.text, options.stop) for _ in range(options.n)]
+        self._scores: list[list[TokenScore]] = [[] for _ in range(options.n)]
         weakref.finalize(self, setattr, self.ticket, "cancelled", True)  # nobody reads it any more
         self._pieces = self._run()
 

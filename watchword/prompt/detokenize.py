@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from watchword.errors import RequestError
+from watchword.prompt.text import check_text
 
 UNFINISHED = "\ufffd"
 """What decoding shows for bytes that are no complete character, or not yet."""
@@ -109,6 +110,8 @@ class StopStrings:
             raise RequestError(
                 f"stop_strings={strings!r}: expected a string or a list of strings, none of them empty"
             )
+        for text in self.strings:
+            check_text("stop string", text)
         self.reach = max(len(text.encode()) for text in self.strings) + 8
         """Tokens to look at: every token but a few has at least one byte of text."""
 

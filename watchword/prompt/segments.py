@@ -16,6 +16,7 @@ from typing import Any
 import tokenizers
 
 from watchword.errors import RequestError
+from watchword.prompt.text import check_text
 from watchword.prompt.tokenizer import BACKEND_LOCK
 
 
@@ -149,6 +150,7 @@ def _encode(
     backend: tokenizers.Tokenizer, text: str, add_special_tokens: bool, control: set[int], wanted: list[int]
 ) -> list[tuple[int, bool]] | None:
     """Ids, and which are the wanted marks; None if the text gave rise to others."""
+    check_text("prompt", text)
     with BACKEND_LOCK:
         backend.no_truncation()
         backend.no_padding()

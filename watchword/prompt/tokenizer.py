@@ -16,6 +16,7 @@ from watchword.prompt.batch import TextBatch
 from watchword.prompt.calls import columns, kind, refuse
 from watchword.prompt.layout import Layout, resolve_layout
 from watchword.prompt.special import SpecialTokens
+from watchword.prompt.text import check_text
 from watchword.prompt.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -210,6 +211,8 @@ class Tokenizer(Vocabulary, SpecialTokens):
         self, rows: Sequence[str], layout: Layout, add_special_tokens: bool, split: bool
     ) -> list[list[tokenizers.Encoding]]:
         """Per text its encoding, and those of the pieces that truncation cut off."""
+        for row in rows:
+            check_text("tokenizer", row)
         with BACKEND_LOCK:
             layout.apply(self._backend)
             self._backend.encode_special_tokens = split

@@ -121,6 +121,7 @@ def check(
 ) -> Checked:
     """Sort the examples: those that can be learned from, and what is wrong with the others."""
     found = Checked()
+    lacking: list[Example] = []
     for data in sets:
         found.faults += data.faults
         found.notes += data.notes
@@ -131,7 +132,7 @@ def check(
                 if wrong:
                     raise MediaError(wrong)
                 seen = tuple((looked[one].kind, looked[one].frames) for one in example.media)
-                length, learned = measured(example, seen, encoder, limits)
+                length, learned, known = measured(example, seen, encoder, limits)
             except WatchwordError as error:
                 found.faults.append(Fault(example.where, str(error), example.raw))
                 continue
@@ -140,14 +141,23 @@ def check(
             found.lengths.append(length)
             found.learned.append(learned)
             found.frames.append(seen)
+            lacking += [] if known else [example]
         found.groups.append(group)
+    if lacking:
+        first = lacking[0]
+        found.notes.append(
+            f"{len(lacking)} examples have answers with words that the model's vocabulary lacks; it learns "
+            f"{encoder.words.text.unk_token!r} for those; the first is {first.where}: "
+            f"{first.turns[-1].answer!r}"
+        )
     return found
 
 
 def measured(
     example: Example, seen: tuple[tuple[Kind, int], ...], encoder: Encoder, limits: Limits
-) -> tuple[int, int]:
-    """Positions of an example's longest row, and the ids that it teaches; under its longest wording.
+) -> tuple[int, int, bool]:
+    """Positions of an example's longest row, the ids that it teaches, and whether the vocabulary has all
+    words of its answers; under its longest wording.
 
     Raises:
         RequestError: a row, or an instruction, that is too long.
@@ -175,7 +185,10 @@ def measured(
         raise RequestError(
             f"the question has {told} tokens; the Q-Former reads at most {limits.told}; shorten it"
         )
-    return longest, sum(row.learned for row in rows)
+    unknown = encoder.words.text.unk_token_id
+    apart = unknown not in (None, encoder.end)  # OPT's is the end of every answer too
+    known = not apart or not any(unknown in row.labels for row in rows)
+    return longest, sum(row.learned for row in rows), known
 
 
 def settle(found: Checked, *, skip_bad: bool, aside: Path) -> None:

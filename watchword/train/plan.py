@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from watchword.train.options import Options, record
 from watchword.train.parallel import Team
 from watchword.train.saves import replace_text, steps_saved
 
-RUN, MEDIA, BAD = "run.json", "media.json", "bad.jsonl"
+RUN, MEDIA, BAD, LOCK = "run.json", "media.json", "bad.jsonl", ".lock"
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 100
 Tell = Callable[[str], None]
 
@@ -141,11 +141,14 @@ def digest_of(sets: Sequence[DataSet]) -> str:
     return found.hexdigest()
 
 
-def begin(out: Path, resume: bool) -> None:
+def begin(out: Path, resume: bool) -> IO[str]:
     """A folder for a new run, or that of one to go on with.
 
+    Returns:
+        A file that keeps others from training there, while it is open; it closes with its process.
+
     Raises:
-        RequestError: a run is there and is not to be resumed; or none is there.
+        RequestError: a run is there and is not to be resumed; or none is there; or another process trains.
     """
     there = (out / RUN).exists()
     if resume and not there:
@@ -156,6 +159,24 @@ def begin(out: Path, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise RequestError(f"{out}: is a file; name a folder for the run")
     out.mkdir(parents=True, exist_ok=True)
+    return locked(out)
+
+
+def locked(folder: Path) -> IO[str]:
+    """An open file that no other process can have open so."""
+    file = (folder / LOCK).open("a")
+    try:
+        import fcntl  # not on Windows, where nobody is kept out
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        return file
+    except BlockingIOError as error:
+        file.close()
+        raise RequestError(
+            f"{folder}: another process is training here; wait until it ends, or name another folder"
+        ) from error
+    return file
 
 
 def same(out: Path, facts: dict[str, Any], resume: bool) -> None:

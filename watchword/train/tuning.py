@@ -51,12 +51,15 @@ def run(
     folder = Path(out)
     sources = list(data) if isinstance(data, (list, tuple)) and not _is_table(data) else [data]
     team = parallel.join(parallel.device_of(chosen.device))
+    held = None
     try:
         if team.leads:
-            begin(folder, resume)
+            held = begin(folder, resume)
         team.wait()
         return _run(sources, folder, model, recipe, resume, tell if team.leads else _silent, chosen, team)
     finally:
+        if held is not None:
+            held.close()
         parallel.leave()
 
 
