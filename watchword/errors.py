@@ -52,6 +52,7 @@ def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> No
     known = sorted(known)
     for name in given:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            shown = [one for one in known if not one.startswith("_")]
+            near = get_close_matches(name, shown, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(shown)}"
             raise UnknownArgument(f"{where}: unknown argument {name!r}; {hint}")

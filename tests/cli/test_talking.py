@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -172,6 +173,6 @@ def test_output_that_cannot_be_written_is_said(tmp_path):
     done = subprocess.run(ask, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
-    closed = " ".join(map(str, ask)) + " >&-"
+    closed = shlex.join(map(str, ask)) + " >&-"
     done = subprocess.run(closed, shell=True, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)

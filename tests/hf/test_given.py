@@ -82,6 +82,8 @@ def test_options_name_the_ids_that_no_vocabulary_has(blips):
     for name in ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id", "eos_token_id"):
         with pytest.raises(RequestError, match=r"ids \[5000\] .*vocabulary has 600"):
             model.generate(**given, **{name: [5000]}, min_new_tokens=1, max_new_tokens=1)
+    for name in ("suppress_tokens", "eos_token_id"):
+        model.generate(**given, **{name: [2, -1]}, min_new_tokens=1, max_new_tokens=1)
 
 
 # ---- media
@@ -136,6 +138,18 @@ def test_a_dictionary_changes_a_part_of_the_config(llava_folder):
         assert (config.text_config.rms_norm_eps, config.text_config.hidden_size) == (1e-3, 24)
 
 
+def test_a_part_takes_what_it_gives_and_refuses_what_its_class_does(llava_folder):
+    cls = watchword.VideoLlavaForConditionalGeneration
+    config = watchword.VideoLlavaConfig.from_pretrained(llava_folder)
+    changes = {"text_config": config.text_config.to_dict() | {"my_note": 1}, "model_type": "video_llava"}
+    found = cls.from_pretrained(llava_folder, **changes, _attn_implementation="eager").config
+    assert (found.text_config.my_note, found._attn_implementation) == (1, "eager")
+    config.update({"text_config": {"rms_norm_eps": 0.5}})
+    assert (config.text_config.rms_norm_eps, config.text_config.hidden_size) == (0.5, 24)
+    with pytest.raises(ConfigError, match="tie_encoder_decoder is True, which is not implemented"):
+        cls.from_pretrained(llava_folder, tie_encoder_decoder=True)
+
+
 @pytest.mark.parametrize("name", ["to_dict", "_raw", "hiden_size"])
 def test_only_fields_are_set(llava_folder, name):
     for cls in (watchword.VideoLlavaConfig, watchword.VideoLlavaForConditionalGeneration):
@@ -168,6 +182,11 @@ def test_penalties_on_the_prompt_know_the_ids_of_t5_too(blips):
     assert not torch.equal(model.generate(**ask, encoder_repetition_penalty=9.0), plain)
 
 
+def test_settings_as_a_model_holds_them_are_arguments(llava):
+    settings = llava.generation_config.to_dict() | {"max_new_tokens": 3}
+    assert llava.generate(input_ids=torch.tensor([[9, 8]]), **settings).shape[1] <= 5
+
+
 # ---- caches
 
 
@@ -193,7 +212,9 @@ def test_parts_answer_the_generic_methods_as_far_as_they_can(blips):
         with pytest.raises(RequestError, match="has no head"):
             model.set_output_embeddings(torch.nn.Linear(2, 2))
     assert qformer.resize_token_embeddings(260).num_embeddings == qformer.config.vocab_size == 260
-    with pytest.raises(RequestError, match="InstructBlipVisionModel has no tokens"):
+    with pytest.raises(
+        RequestError, match=r"the embedding of InstructBlipVisionModel is a .*; expected a table"
+    ):
         vision.resize_token_embeddings(70)
 
 

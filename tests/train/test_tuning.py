@@ -5,6 +5,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 
@@ -284,11 +286,20 @@ def test_answers_with_words_that_the_vocabulary_lacks_are_told(checkpoints, tmp_
 def test_one_process_at_a_time_trains_in_a_folder(checkpoints, pictures, tmp_path):
     run = partial(train.run, pictures, model=checkpoints("video_llava"), out=tmp_path, recipe="projector")
     run(steps=1, **QUICK)
-    with (
-        planning.locked(tmp_path),
-        pytest.raises(RequestError, match="another process is training here; wait until it ends"),
-    ):
-        run(steps=1, resume=True, **QUICK)
+    code = (
+        "import fcntl, sys\n"
+        f"file = open({str(tmp_path / planning.LOCK)!r}, 'a')\n"
+        "fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(RequestError, match="another process is training here; wait until it ends"):
+            run(steps=1, resume=True, **QUICK)
+    finally:
+        other.communicate()
     assert run(steps=1, resume=True, **QUICK).steps == 1
 
 

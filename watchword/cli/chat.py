@@ -109,8 +109,6 @@ def converse(talk: Any, options: Any) -> None:
         except KeyboardInterrupt:
             say("stopped")
         except OSError as error:
-            if error.filename is None:
-                raise  # standard output: nobody would see what follows
             say(f"{error.filename}: {error.strerror}")
 
 

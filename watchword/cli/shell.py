@@ -1,6 +1,5 @@
 """What all commands share: exit codes, messages on standard error, the bar while weights are read."""
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +21,6 @@ EXITS: dict[type[errors.WatchwordError], int] = {
 }
 INTERRUPTED = 130
 UNREAD = 141
-UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF, errno.EFBIG)
 CODES = (
     "Exit codes: 0 answered, 2 wrong usage, 3 picture or video, 4 checkpoint or config, 5 request, "
     "6 too much for the model or memory, 7 training had to stop, 130 interrupted, "
@@ -35,9 +33,39 @@ RANK = int(os.environ.get("RANK", 0))
 REAL_MODEL = "LanguageBind/Video-LLaVA-7B-hf"
 
 
+class Unwritable(Exception):
+    """Standard output cannot be written."""
+
+
+class Output:
+    """Standard output, which says so where an error is its own."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """As of the stream."""
+        return self._tried(self._stream.write, text)
+
+    def flush(self) -> None:
+        """As of the stream."""
+        self._tried(self._stream.flush)
+
+    def _tried(self, act: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return act(*given)
+        except OSError as error:
+            raise Unwritable(error.strerror) from error
+
+
 @contextmanager
 def guarded() -> Iterator[None]:
     """Errors raised on purpose become one line on standard error and an exit code."""
+    stdout = sys.stdout
+    sys.stdout = Output(stdout)
     try:
         yield
     except errors.WatchwordError as error:
@@ -48,14 +76,15 @@ def guarded() -> Iterator[None]:
     except KeyboardInterrupt as error:
         say("interrupted")
         raise typer.Exit(INTERRUPTED) from error
-    except OSError as error:
-        if error.filename is not None or error.errno not in UNWRITABLE:
-            raise
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 what is left in the other one has no place to go
-        if isinstance(error, BrokenPipeError):
+    except Unwritable as error:
+        stdout = open(os.devnull, "w")  # noqa: SIM115 what is left in the other one has no place to go
+        if isinstance(error.__cause__, BrokenPipeError):
             raise typer.Exit(UNREAD) from error
-        say(f"standard output: cannot be written ({error.strerror}); expected room, and a place to write to")
+        say(f"standard output: cannot be written ({error}); expected room, and a place to write to")
         raise typer.Exit(EXITS[errors.RequestError]) from error
+    finally:
+        if isinstance(sys.stdout, Output):
+            sys.stdout = stdout
 
 
 def say(text: str) -> None:

@@ -158,23 +158,23 @@ class Config(Writing):
     def has(self, name: str) -> bool:
         """Whether there is a field of that name, or one that is also called so."""
         settable = getattr(getattr(type(self), name, None), "fset", None) is not None
-        return name in ("attn_implementation", *self._fields(), *self._spellings()) or settable
+        more = ("attn_implementation", "_attn_implementation", "model_type")
+        return name in (*more, *self._fields(), *self._spellings()) or settable
 
     def override(self, changes: Mapping[str, Any]) -> None:
         """Set fields by name, as if by assignment; a dictionary for a part changes fields of that part.
 
         Raises:
             UnknownArgument: no such field.
+            ConfigError: a value that would change the numbers and is not implemented.
         """
-        for name, value in changes.items():
+        for name in changes:
             if not self.has(name):
                 raise UnknownArgument(
                     f"{type(self).__name__}: no field named {name!r}; known: {', '.join(self._known())}"
                 )
-            if name in self.parts and isinstance(value, Mapping):
-                getattr(self, name).override(value)
-            else:
-                setattr(self, "_attn_implementation" if name == "attn_implementation" else name, value)
+        self.update(changes)
+        self._refuse()
 
     def _remember(self, raw: Mapping[str, Any]) -> None:
         """Keep what was read, and what was made of it, so that saving changes only what changed."""
@@ -271,9 +271,17 @@ class Config(Writing):
         return {name: value for name, value in values.items() if value != GENERATION_FIELDS[name]}
 
     def update(self, changes: Mapping[str, Any]) -> None:
-        """Assign several fields at once."""
+        """Assign several fields at once; a dictionary for a part changes fields of that part."""
         for name, value in changes.items():
-            setattr(self, name, value)
+            if name == "model_type":
+                self._check_type(value)
+            elif name in self.parts and isinstance(value, Mapping):
+                part = getattr(self, name)
+                changed = type(part).from_dict({**part.to_dict(), **value})
+                changed._attn_implementation = part._attn_implementation
+                setattr(self, name, changed)
+            else:
+                setattr(self, "_attn_implementation" if name == "attn_implementation" else name, value)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Config) and type(self) is type(other) and self._fields() == other._fields()

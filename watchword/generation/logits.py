@@ -108,7 +108,8 @@ def marked(ids: Int[Tensor, "N n"], where: Bool[Tensor, "N n"], scores: Scores) 
 
 
 def without(scores: Scores, ids: tuple[int, ...]) -> Scores:
-    """These ids can not be chosen."""
+    """These ids can not be chosen. Those below 0, which old configs say for none, are none."""
+    ids = tuple(one for one in ids if one >= 0)
     _check_ids(ids, scores, "eos_token_id, suppress_tokens or begin_suppress_tokens")
     return scores.index_fill(1, torch.tensor(ids, device=scores.device), NEVER)
 

@@ -124,6 +124,8 @@ class GenerationOptions:
     output_logits: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.pad_token_id, numbers.Integral | None):
+            raise RequestError(f"generate: pad_token_id={self.pad_token_id!r}, expected a token id")
         if self.pad_token_id is not None and self.pad_token_id < 0:
             object.__setattr__(self, "pad_token_id", None)  # old Vicuna configs say -1, which embeds nothing
         self._check_numbers()
@@ -155,7 +157,8 @@ class GenerationOptions:
         given["bad_words_ids"] = _words(raw.get("bad_words_ids"))
         given["sequence_bias"] = _biases(raw.get("sequence_bias"))
         if decay := given.get("exponential_decay_length_penalty"):
-            given["exponential_decay_length_penalty"] = tuple(decay)
+            pair = isinstance(decay, Sequence) and not isinstance(decay, str)
+            given["exponential_decay_length_penalty"] = tuple(decay) if pair else decay
         return cls(**given)
 
     @property
@@ -226,12 +229,15 @@ class GenerationOptions:
     def _check_numbers(self) -> None:
         for name in NUMBERS:
             value = getattr(self, name)
-            if value is not None and not isinstance(value, numbers.Real):
+            if value is not None and not hasattr(value, "__float__"):
                 raise RequestError(f"generate: {name}={value!r}, expected a number")
         decay = self.exponential_decay_length_penalty
-        if decay is not None and (len(decay) != 2 or not all(isinstance(x, numbers.Real) for x in decay)):
+        pair = (
+            isinstance(decay, tuple) and len(decay) == 2 and all(isinstance(x, numbers.Real) for x in decay)
+        )
+        if decay is not None and not pair:
             raise RequestError(
-                f"generate: exponential_decay_length_penalty={decay}, expected two numbers: tokens and factor"
+                f"generate: exponential_decay_length_penalty={decay!r}, expected two numbers: tokens, factor"
             )
 
     def _check_counts(self) -> None:

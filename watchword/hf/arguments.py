@@ -21,6 +21,12 @@ def refuse_others(method: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
+def own_arguments(method: Callable[..., Any]) -> list[str]:
+    """The names that a method takes itself."""
+    parameters = inspect.signature(method).parameters.values()
+    return [one.name for one in parameters if one.name != "self" and one.kind is not one.VAR_KEYWORD]
+
+
 def tensors(where: str, **given: Any) -> None:
     """Refuse what is neither a tensor nor None.
 
@@ -43,7 +49,7 @@ def rows_of(name: str, ids: Any, rows: int) -> None:
         RequestError: they are not.
     """
     tensors(name, ids=ids)
-    if ids.ndim != 2 or len(ids) != rows or ids.is_floating_point():
+    if ids.ndim != 2 or len(ids) != rows or not ids.shape[1] or ids.is_floating_point():
         raise RequestError(
             f"{name}: shape {tuple(ids.shape)}, {ids.dtype}; expected ids, a row for each of {rows} prompts"
         )

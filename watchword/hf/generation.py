@@ -5,7 +5,7 @@ compact rows, and results become what the documents describe.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,7 +88,7 @@ def read_call(
     """
     start = ["decoder_input_ids"] if is_encoder_decoder else []
     known = {*defaults.to_dict(), *DEFAULTS, *ARGUMENTS, *REFUSED, *own, *start}
-    refuse_unknown("generate", kwargs, [name for name in known if not name.startswith("_")])
+    refuse_unknown("generate", kwargs, known)
     kwargs = dict(kwargs)
     start_ids = kwargs.pop("decoder_input_ids", None)
     settings = _merged(defaults, kwargs.get("generation_config"), kwargs.get("use_model_defaults"))
@@ -101,11 +101,19 @@ def read_call(
     idle = [name for name in SAMPLING if kwargs.get(name) not in (None, DEFAULTS[name])]
     if idle and not options.do_sample:
         logger.warning("generate: %s=%r has no effect with do_sample=False", idle[0], kwargs[idle[0]])
-    stop = list(kwargs.get("stopping_criteria") or ())
+    stop = several("stopping_criteria", kwargs)
     if settings.get("stop_strings") is not None:
         stop.append(StopStrings(settings["stop_strings"], kwargs.get("tokenizer")))
-    processors = list(kwargs.get("logits_processor") or ())
+    processors = several("logits_processor", kwargs)
     return Call(settings, options, processors, stop, kwargs.get("streamer"), start_ids)
+
+
+def several(name: str, kwargs: Mapping[str, Any]) -> list[Any]:
+    """A list among the arguments, perhaps empty."""
+    found = kwargs.get(name)
+    if found is not None and not isinstance(found, Iterable):
+        raise RequestError(f"generate: {name} is a {type(found).__name__}; expected a list")
+    return list(found or ())
 
 
 def _merged(defaults: GenerationConfig, given: Any, use_model_defaults: bool | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from watchword.config import InstructBlipConfig, InstructBlipVideoConfig
 from watchword.errors import RequestError
 from watchword.hf import outputs
+from watchword.hf.arguments import own_arguments
 from watchword.hf.generation import GenerationConfig, read_call, run_generate
 from watchword.hf.instructblip_base import InstructBlipBase
 from watchword.hf.language import IGNORED, Asked, causal_loss
@@ -139,7 +140,7 @@ class Answering(InstructBlipBase):
         call = read_call(
             GenerationConfig.from_model_config(text),
             generate_kwargs,
-            own=list(type(self).generate.__annotations__),
+            own=own_arguments(type(self).generate),
             is_encoder_decoder=text.is_encoder_decoder,
         )
         seen, _, _ = self.see_documented(

@@ -10,6 +10,7 @@ from watchword.config import (
 )
 from watchword.errors import RequestError
 from watchword.hf import outputs
+from watchword.hf.arguments import tensors
 from watchword.hf.outputs import ModelOutput
 from watchword.hf.pretrained import Pretrained
 from watchword.models import build
@@ -46,6 +47,7 @@ class VisionDoor(EvaVision, Pretrained):
         """
         if pixel_values is None:
             raise RequestError("You have to specify pixel_values")
+        tensors(type(self).__name__, pixel_values=pixel_values)
         weights, states = self.wanted(output_attentions, output_hidden_states)
         trace = Trace.asked(states, weights)
         features, pooled = self.features(pixel_values, interpolate=interpolate_pos_encoding, trace=trace)
@@ -73,7 +75,7 @@ class QFormerDoor(QFormer, Pretrained):
     main_input_name = "input_ids"
 
     def __init__(self, config: InstructBlipQFormerConfig | InstructBlipVideoQFormerConfig) -> None:
-        super().__init__(config)
+        super().__init__(self.checked(config))
         self.fresh(build.initialise)
 
     def get_input_embeddings(self) -> torch.nn.Module:
@@ -102,6 +104,7 @@ class QFormerDoor(QFormer, Pretrained):
         Raises:
             RequestError: neither queries nor words, queries without a picture, masks that do not fit.
         """
+        tensors(type(self).__name__, input_ids=input_ids, attention_mask=attention_mask)
         weights, states = self.wanted(output_attentions, output_hidden_states)
         trace = Trace.asked(states, weights)
         found = self.states(

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.nn import functional as F
 
 from watchword.errors import RequestError
 from watchword.generation.cache import GrowingCache
-from watchword.hf.arguments import rows_of
+from watchword.hf.arguments import rows_of, tensors
 from watchword.hf.outputs import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
@@ -16,7 +17,9 @@ from watchword.hf.outputs import (
     Seq2SeqLMOutput,
     Seq2SeqModelOutput,
 )
+from watchword.hf.vocabulary import RESIZE
 from watchword.nn.attention import Uncached
+from watchword.nn.layers import looked_up
 from watchword.nn.trace import Trace
 from watchword.shapes import Bool, Float, Int, Tensor
 
@@ -49,7 +52,7 @@ def run_causal(model: nn.Module, embeds: Float[Tensor, "B L D"], asked: Asked) -
         positions = model.forward_positions(mask, past, embeds.shape[1], embeds.device)
     hidden = model.hidden(embeds, positions=positions, cache=cache, trace=trace)
     found = {
-        "past_key_values": store,
+        "past_key_values": filled(asked.past_key_values, store, past),
         "hidden_states": collected(trace.hidden_states),
         "attentions": collected(trace.attentions),
     }
@@ -70,6 +73,7 @@ def run_seq2seq(
 ) -> ModelOutput:
     """An encoder-decoder model: `embeds` into the encoder, ids (or shifted labels) into the decoder."""
     has_head = hasattr(model, "lm_head")
+    tensors("forward", decoder_attention_mask=decoder_attention_mask)
     for name, ids in (("decoder_input_ids", decoder_input_ids), ("labels", labels)):
         if ids is not None:
             rows_of(name, ids, len(embeds))
@@ -85,7 +89,7 @@ def run_seq2seq(
     states = model.encode(embeds, memory_mask, trace=encoder_trace)
     store, cache = open_cache(model, embeds, asked)
     past = 0 if store is None else store.get_seq_length()
-    decoder_embeds = model.embed(decoder_input_ids)
+    decoder_embeds = looked_up(model.embed, decoder_input_ids, model.shared, "decoder_input_ids", RESIZE)
     mask = key_mask(decoder_attention_mask, decoder_embeds, past)
     hidden = model.hidden(decoder_embeds, states=states, cache=cache(mask, memory_mask), trace=decoder_trace)
     found = {
@@ -105,13 +109,9 @@ def run_seq2seq(
 
 
 def open_cache(model: nn.Module, embeds: Tensor, asked: Asked):
-    """The store to return as `past_key_values`, or None, and a function from masks to the cache to use."""
-    store = asked.past_key_values
-    if store is not None and not isinstance(store, GrowingCache):
-        store = GrowingCache.from_legacy_cache(store)
+    """The store to go on with, or None, and a function from masks to the cache to use."""
     layers = model.cache_spec.layers
-    if store is not None and not len(store):
-        store = GrowingCache(layers)
+    store = given_cache(asked.past_key_values, layers)
     if store is not None and len(store) != layers:
         raise RequestError(
             f"past_key_values: {len(store)} layers; expected {layers}, as this model returns them, or none"
@@ -120,6 +120,47 @@ def open_cache(model: nn.Module, embeds: Tensor, asked: Asked):
     if store is None and use_cache and not recomputes(model):
         store = GrowingCache(layers)
     return store, (Uncached if store is None else store.facing)
+
+
+def given_cache(given: Any, layers: int) -> GrowingCache | None:
+    """What a caller gives as `past_key_values`: ours, the older tuples, or a growing cache of transformers.
+
+    Raises:
+        RequestError: something else, or a cache whose room is fixed.
+    """
+    if given is None or isinstance(given, GrowingCache):
+        return given
+    if isinstance(given, tuple | list):
+        return GrowingCache.from_legacy_cache(given) if given else None
+    if not is_foreign(given) or getattr(given, "is_compileable", False):
+        raise RequestError(
+            f"past_key_values: a {type(given).__name__}; expected what this model returned, a DynamicCache, "
+            "or a tuple of keys and values for each layer"
+        )
+    past = given.get_seq_length()
+    store = GrowingCache.from_legacy_cache(given) if past else GrowingCache(layers)
+    if past != store.get_seq_length():
+        raise RequestError(
+            f"past_key_values: a {type(given).__name__} of {past} positions that holds "
+            f"{store.get_seq_length()}; expected one that keeps all; use DynamicCache()"
+        )
+    return store
+
+
+def is_foreign(cache: object) -> bool:
+    """Whether it is a cache of transformers, which its owner expects to be filled."""
+    known = isinstance(cache, GrowingCache | tuple | list)
+    return not known and hasattr(cache, "update") and hasattr(cache, "get_seq_length")
+
+
+def filled(given: Any, store: GrowingCache | None, past: int) -> Any:
+    """What to return as `past_key_values`: the caller's own cache with what is new, or ours."""
+    if store is None or not is_foreign(given):
+        return store
+    for index in range(len(store)):
+        keys, values = store[index][:2]
+        given.update(keys[:, :, past:], values[:, :, past:], index)
+    return given
 
 
 def recomputes(model: nn.Module) -> bool:
@@ -160,7 +201,7 @@ def collected(values: Sequence[Tensor] | None) -> tuple[Tensor, ...] | None:
 
 
 def causal_loss(
-    logits: Float[Tensor, "B L V"], labels: Int[Tensor, "B L"], num_items_in_batch: int | None = None
+    logits: Float[Tensor, "B L V"], labels: Tensor, num_items_in_batch: int | None = None
 ) -> Float[Tensor, ""]:
     """Cross-entropy of each next token in float32, over labels that are not -100.
 
@@ -174,6 +215,7 @@ def causal_loss(
 
     Source: the reference's ForCausalLMLoss.
     """
+    tensors("forward", labels=labels)
     following = F.pad(labels, (0, 1), value=IGNORED)[:, 1:]
     return entropy(logits.float(), following, num_items_in_batch, "prompt with its placeholders")
 
@@ -188,5 +230,11 @@ def entropy(
             f"position of the {what} (-100 where none is wanted)"
         )
     targets, reduction = targets.to(logits.device).flatten(), "mean" if items is None else "sum"
-    loss = F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=IGNORED, reduction=reduction)
+    try:
+        loss = F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=IGNORED, reduction=reduction)
+    except IndexError as error:
+        raise RequestError(
+            f"labels: from {int(targets.min())} to {int(targets.max())}; expected ids from 0 to "
+            f"{logits.shape[-1] - 1}, for the vocabulary has {logits.shape[-1]}, or {IGNORED} for none"
+        ) from error
     return loss if items is None else loss / items

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from watchword.config.fields import Config
 from watchword.errors import ConfigError, MissingExtra, RequestError, UnknownArgument, refuse_unknown
 from watchword.hf import quantization
 from watchword.hf.generation import GenerationConfig
@@ -118,7 +119,9 @@ class Pretrained(Vocabulary):
         """The config to build from: the folder's or a copy of the given one, with overridden fields."""
         if config is None or isinstance(config, str | os.PathLike):
             config = cls.config_class.from_pretrained(folder if config is None else config)
-        config = copy.deepcopy(cls.checked(config))
+        config = cls.checked(config)
+        ours = isinstance(config, Config)
+        config = copy.deepcopy(config) if ours else cls.config_class.from_dict(config.to_dict())
         for name, value in overrides.items():
             if name in ("load_in_4bit", "load_in_8bit"):
                 given = f"BitsAndBytesConfig({name}={value!r})"
@@ -139,14 +142,17 @@ class Pretrained(Vocabulary):
 
     @classmethod
     def checked(cls, config: Any) -> Any:
-        """The config, if it is one of this class's.
+        """The config, if it is one of this class's, or such a one of transformers.
 
         Raises:
             ConfigError: it is not.
         """
-        if not isinstance(config, cls.config_class):
+        wanted = cls.config_class
+        if not isinstance(config, wanted) and getattr(config, "model_type", None) not in fitting(wanted):
+            found = type(config)
             raise ConfigError(
-                f"{cls.__name__}: config is a {type(config).__name__}; expected {cls.config_class.__name__}"
+                f"{cls.__name__}: config is a {found.__module__}.{found.__qualname__}; expected "
+                f"{wanted.__name__}"
             )
         return config
 
@@ -266,6 +272,11 @@ class Pretrained(Vocabulary):
         """The output, or its tuple where the caller or the config wants that."""
         as_dict = self.config.use_return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
+
+
+def fitting(config_class: type) -> set[str]:
+    """Types of configs that a class's model is built from."""
+    return {config_class.model_type, *config_class.kin}
 
 
 def known_only(model: object, kwargs: Mapping[str, Any], *known: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 
 from watchword.config import VideoLlavaConfig
 from watchword.errors import RequestError
-from watchword.hf.arguments import tensors
+from watchword.hf.arguments import own_arguments, tensors
 from watchword.hf.generation import read_call, run_generate
 from watchword.hf.language import Asked, causal_loss, run_causal
 from watchword.hf.outputs import ModelOutput, VideoLlavaCausalLMOutputWithPast, VideoLlavaModelOutputWithPast
@@ -89,7 +89,8 @@ class VideoLlavaBase(VideoLlava, Pretrained):
         """Embed, splice, and run the text model; the documented passes wrap different things around."""
         if (input_ids is None) == (inputs_embeds is None):
             raise RequestError("You must specify exactly one of input_ids or inputs_embeds")
-        embeds = self.begun(input_ids, inputs_embeds, asked.attention_mask, pixel_values_images)
+        masks = (asked.attention_mask, pixel_values_images)
+        embeds = self.begun(input_ids, inputs_embeds, *masks, position_ids=asked.position_ids)
         tokens: dict[str, Tensor] = {}
         if pixel_values_images is not None:
             tokens["image_hidden_states"] = self.get_image_features(
@@ -105,7 +106,7 @@ class VideoLlavaBase(VideoLlava, Pretrained):
         return run_causal(self.language_model, embeds, asked), tokens
 
     def begun(
-        self, input_ids: Any, inputs_embeds: Any, attention_mask: Any, images: Any
+        self, input_ids: Any, inputs_embeds: Any, attention_mask: Any, images: Any, **others: Any
     ) -> Float[Tensor, "B L D"]:
         """The prompt's embeddings before its media are in them; what should be tensors is checked."""
         tensors(
@@ -114,6 +115,7 @@ class VideoLlavaBase(VideoLlava, Pretrained):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             pixel_values_images=images,
+            **others,
         )
         return self.embedded(input_ids) if inputs_embeds is None else inputs_embeds
 
@@ -275,7 +277,7 @@ class VideoLlavaForConditionalGeneration(VideoLlavaBase):
             raise RequestError(
                 "generate: neither input_ids nor inputs_embeds; give what the processor returns"
             )
-        own = list(type(self).generate.__annotations__)
+        own = own_arguments(type(self).generate)
         call = read_call(self.generation_config, generate_kwargs, own=own)
         embeds = self.begun(input_ids, inputs_embeds, attention_mask, pixel_values_images)
         layer, images, videos = vision_feature_layer, None, None
@@ -298,9 +300,6 @@ class VideoLlavaForConditionalGeneration(VideoLlavaBase):
 
 def continues(past_key_values: object) -> bool:
     """True when the call continues a sequence whose media are already in the cache."""
-    return (
-        past_key_values is not None
-        and len(past_key_values) > 0
-        and past_key_values[0] is not None
-        and len(past_key_values[0]) > 0
-    )
+    if hasattr(past_key_values, "get_seq_length"):
+        return past_key_values.get_seq_length() > 0
+    return isinstance(past_key_values, tuple | list) and len(past_key_values) > 0

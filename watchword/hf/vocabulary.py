@@ -1,5 +1,6 @@
 """A documented model's tokens: the embedding, the head, and another number of them."""
 
+import numbers
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ from torch import nn
 from watchword.errors import RequestError
 from watchword.nn.layers import looked_up
 from watchword.shapes import Float, Int, Tensor
+
+RESIZE = "if tokens were added to the tokenizer, resize_token_embeddings first"
 
 
 class Vocabulary:
@@ -52,9 +55,8 @@ class Vocabulary:
         Raises:
             RequestError: an id that the vocabulary does not have (on a CPU; a card says so itself, later).
         """
-        size = self.language_model.get_input_embeddings().num_embeddings
-        hint = "if tokens were added to the tokenizer, resize_token_embeddings first"
-        return looked_up(self.language_model.embed, ids, size, "input_ids", hint)
+        text = self.language_model
+        return looked_up(text.embed, ids, text.get_input_embeddings(), "input_ids", RESIZE)
 
     def resize_token_embeddings(
         self,
@@ -77,21 +79,23 @@ class Vocabulary:
             RequestError: a size that is no whole number from 1 up; a model without tokens, or quantized.
         """
         for name, given in (("new_num_tokens", new_num_tokens), ("pad_to_multiple_of", pad_to_multiple_of)):
-            if given is not None and (not isinstance(given, int) or given < 1):
+            whole = isinstance(given, numbers.Integral) and not isinstance(given, bool)
+            if given is not None and not (whole and given > 0):
                 raise RequestError(
                     f"resize_token_embeddings: {name}={given!r}; expected a whole number from 1 up, or None"
                 )
         old = self.get_input_embeddings()
-        if not isinstance(old, nn.Embedding):
+        if not hasattr(old, "num_embeddings"):
             raise RequestError(
-                f"resize_token_embeddings: {type(self).__name__} has no tokens; use the model it belongs to"
+                f"resize_token_embeddings: the embedding of {type(self).__name__} is a {type(old).__name__}; "
+                "expected a table of tokens; use the model that has one"
             )
         if getattr(self, "quantization", None) is not None:
             raise RequestError(
                 f"resize_token_embeddings: the model is quantized ({self.quantization.form}); expected a "
                 "dense one; resize and save that, and quantize the folder"
             )
-        size = old.num_embeddings if new_num_tokens is None else new_num_tokens
+        size = old.num_embeddings if new_num_tokens is None else int(new_num_tokens)
         if pad_to_multiple_of is not None:
             size = -(-size // pad_to_multiple_of) * pad_to_multiple_of
         if size != old.num_embeddings:

@@ -223,8 +223,6 @@ def as_clips(videos: object, *, alpha: bool = True, _depth: int = 0) -> list[obj
 
 def as_uint8_frames(frames: object, name: str = "frames") -> UInt8[np.ndarray, "T H W 3"]:
     """Give one clip's frames as 0-255 RGB with colours last. Arrays say by their shape where colours are."""
-    if isinstance(frames, Clip):
-        return frames.frames
     clips = as_clips(frames)
     if len(clips) != 1 or not is_array(clips[0]):
         raise MediaError(f"{name}: {len(clips)} clips, where one was expected; read them one by one")
@@ -233,15 +231,20 @@ def as_uint8_frames(frames: object, name: str = "frames") -> UInt8[np.ndarray, "
         raise MediaError(
             f"{name}: values of type {array.dtype}, where whole numbers 0-255 (uint8) were expected"
         )
-    pictures = frames if isinstance(frames, (list, tuple)) else [frames]
-    known = all(isinstance(one, Image.Image) for one in pictures)  # colours last, whatever their size
-    if not known and channel_place(array.shape, (1, 3, 4)) == "first":
+    if not _is_decoded(frames) and channel_place(array.shape, (1, 3, 4)) == "first":
         array = np.moveaxis(array, -3, -1)
     if array.shape[-1] == 4:
         raise MediaError(
             f"{name}: four colours (transparency), where red, green, blue were expected; drop the fourth"
         )
     return np.ascontiguousarray(array if array.shape[-1] == 3 else np.repeat(array, 3, axis=-1))
+
+
+def _is_decoded(frames: object) -> bool:
+    """Whether colours are last whatever the size: pictures of Pillow and clips, not arrays."""
+    if isinstance(frames, (list, tuple)):
+        return all(_is_decoded(one) for one in frames)
+    return isinstance(frames, (Image.Image, Clip))
 
 
 def stack(frames: Sequence[np.ndarray]) -> np.ndarray:

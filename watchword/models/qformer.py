@@ -200,7 +200,7 @@ class QFormerEmbeddings(nn.Module):
         parts = [] if queries is None else [queries]
         if ids is not None:
             table, hint = self.word_embeddings, "use the Q-Former's tokenizer"
-            words = looked_up(table, ids, table.num_embeddings, "qformer_input_ids", hint)
+            words = looked_up(table, ids, table, "qformer_input_ids", hint)
             if self.absolute:
                 words = words + self.position_embeddings(self.places(ids, places))
             parts.append(words)

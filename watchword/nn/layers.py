@@ -108,16 +108,19 @@ def check_heads(width: int, heads: int, where: str) -> None:
 
 
 def looked_up(
-    table: Callable[[Tensor], Tensor], ids: Int[Tensor, "B L"], size: int, name: str, hint: str
+    embed: Callable[[Tensor], Tensor], ids: Int[Tensor, "B L"], table: nn.Module, name: str, hint: str
 ) -> Float[Tensor, "B L D"]:
-    """Rows of a table of that size.
+    """What `embed` makes of ids by a table.
 
     Raises:
         RequestError: an id that it does not have (on a CPU; a card says so itself, later).
     """
     try:
-        return table(ids)
+        return embed(ids)
     except IndexError as error:
+        size = getattr(table, "num_embeddings", None)
+        if size is None:
+            raise
         raise RequestError(
             f"{name}: from {int(ids.min())} to {int(ids.max())}; expected ids from 0 to {size - 1}, for the "
             f"vocabulary has {size}; {hint}"

@@ -4,6 +4,9 @@ import base64
 import binascii
 import json
 import os
+import stat
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,19 +73,33 @@ def write_chat(chat: Any, path: Any) -> None:
     text = json.dumps(raw, ensure_ascii=False, indent=1)
     if not is_text(text):
         text = json.dumps(raw, indent=1)  # a path that is no UTF-8
-    out = Path(path)
-    partial = out.with_name(f".{out.name}.partial") if out.is_file() or not out.exists() else out
     try:
-        partial.write_text(text + "\n", encoding="utf-8")
-        if partial is not out:
-            os.replace(partial, out)
+        replace(os.path.realpath(path), (text + "\n").encode())
     except OSError as error:
-        if partial is not out:
-            partial.unlink(missing_ok=True)
         raise RequestError(
             f"{path}: cannot be written ({error.strerror}); expected room, and the right to write; choose "
             "another place"
         ) from error
+
+
+def replace(path: str, content: bytes) -> None:
+    """Write a file; one that is there is as it was until all is written, where that takes nothing from it: it
+    is the caller's own, has no other name, and its folder may be written to."""
+    folder = os.path.dirname(path)
+    found = os.stat(path) if os.path.isfile(path) else None
+    if found is None or found.st_nlink > 1 or found.st_uid != os.geteuid() or not os.access(folder, os.W_OK):
+        Path(path).write_bytes(content)
+        return
+    descriptor, partial = tempfile.mkstemp(dir=folder, prefix=".", suffix=".partial")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.chmod(partial, stat.S_IMODE(found.st_mode))
+        os.replace(partial, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(partial)
+        raise
 
 
 def read_chat(path: Any, policy: Policy = OPEN) -> Saved:

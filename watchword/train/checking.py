@@ -147,8 +147,7 @@ def check(
         first = lacking[0]
         found.notes.append(
             f"{len(lacking)} examples have answers with words that the model's vocabulary lacks; it learns "
-            f"{encoder.words.text.unk_token!r} for those; the first is {first.where}: "
-            f"{first.turns[-1].answer!r}"
+            f"{encoder.words.text.unk_token!r} for those; the first is {first.where}"
         )
     return found
 

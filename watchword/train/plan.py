@@ -1,7 +1,9 @@
 """From data and a checkpoint to all that a run needs, and the proof that it is the same when resumed."""
 
+import errno
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ from watchword.train.saves import replace_text, steps_saved
 RUN, MEDIA, BAD, LOCK = "run.json", "media.json", "bad.jsonl", ".lock"
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 100
 Tell = Callable[[str], None]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -163,15 +167,22 @@ def begin(out: Path, resume: bool) -> IO[str]:
 
 
 def locked(folder: Path) -> IO[str]:
-    """An open file that no other process can have open so."""
+    """An open file that no other process has open so. Children, such as those that read data, do not hold it.
+
+    Raises:
+        RequestError: another one has.
+    """
     file = (folder / LOCK).open("a")
     try:
         import fcntl  # not on Windows, where nobody is kept out
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except ImportError:
         return file
-    except BlockingIOError as error:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            logger.warning("%s: cannot be kept from others (%s); train there once", folder, error.strerror)
+            return file
         file.close()
         raise RequestError(
             f"{folder}: another process is training here; wait until it ends, or name another folder"
