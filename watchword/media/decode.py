@@ -5,6 +5,7 @@ How a video is read stands in `video`; here lie the doors, and what is no video:
 
 import os
 import re
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
@@ -16,7 +17,7 @@ from watchword.media.budget import Budget
 from watchword.media.frames import Clip, as_uint8_frames, available, is_frames, note_of, stack
 from watchword.media.gate import OPEN, Admitted, Policy, admit, admit_folder
 from watchword.media.pick import Everything, Pick, Timeline, uniform
-from watchword.media.pictures import find_picture, load_picture, moves, moves_in_pillow, read_image
+from watchword.media.pictures import find_picture, load_picture, moves, moves_in_pillow, read_image, whole
 from watchword.media.sandbox import sandboxed
 from watchword.media.timeline import THUMB
 from watchword.media.video import read_video
@@ -53,6 +54,8 @@ def read_frames(
         MediaError: it cannot be opened, is not a picture or video, has no picture stream, its data ends
             early, it is damaged at a wanted frame, or it does not have a frame asked for.
     """
+    if isinstance(source, Clip):
+        return _again(source, pick)
     if is_frames(source):
         return _chosen(as_uint8_frames(source), pick, "frames")
     policy = policy.boxed(sandbox)
@@ -68,7 +71,7 @@ def read_admitted(media: Admitted, pick: Pick, policy: Policy, *, rotate: bool, 
     """Read the chosen frames of what passed the gate, in this process."""
     picture = find_picture(media, policy)
     if picture is not None:
-        with picture:
+        with picture, whole(media.name):
             if not moves(picture):
                 pixels = load_picture(picture, media.name)
                 return _chosen(pixels[None], Everything(), media.name, kind="picture")
@@ -106,6 +109,23 @@ def _chosen(frames: np.ndarray, pick: Pick, name: str, kind: Literal["picture", 
     return Clip(frames[list(indices)], indices, None, len(frames), kind=kind, note=note)
 
 
+def _again(clip: Clip, pick: Pick) -> Clip:
+    """Choose among the frames of a clip, which keep their numbers and times."""
+    frames = as_uint8_frames(clip)
+    changes = _changes(frames) if getattr(pick, "looks", False) else ()
+    count = len(frames)
+    timeline = Timeline(count, clip.fps, clip.times or (), changes=changes)
+    places = available(pick.choose(timeline), count, "clip")
+    return replace(
+        clip,
+        frames=frames[list(places)],
+        indices=tuple(clip.indices[place] for place in places),
+        times=None if clip.times is None else tuple(clip.times[place] for place in places),
+        note=note_of(pick, places, timeline),
+        timeline=None,
+    )
+
+
 def _changes(frames: np.ndarray) -> list[float]:
     """How much each frame differs from the one before, 0-1, measured in small."""
     size = (THUMB, THUMB)
@@ -123,7 +143,9 @@ def _read_folder(folder: str, pick: Pick, policy: Policy) -> Clip:
     _refuse_looks(pick, folder)
     path = admit_folder(folder, policy)
     files = [entry.name for entry in os.scandir(path) if entry.is_file() and entry.name[0] != "."]
-    files.sort(key=lambda name: [(int(n), "") if n.isdigit() else (-1, n) for n in re.split(r"(\d+)", name)])
+    files.sort(
+        key=lambda name: [(int(n), "") if n.isdecimal() else (-1, n) for n in re.split(r"(\d+)", name)]
+    )
     if not files:
         raise MediaError(f"{folder}: a folder without files, where numbered pictures were expected")
     indices = available(pick.choose(Timeline(len(files))), len(files), folder)
@@ -132,7 +154,7 @@ def _read_folder(folder: str, pick: Pick, policy: Policy) -> Clip:
     for index in set(indices):
         budget.clock()
         frames[index] = read_image(os.path.join(path, files[index]), policy=policy)
-        policy.check_memory(folder, len(set(indices)), frames[index].shape[1], frames[index].shape[0])
+        policy.check_memory(folder, len(indices), frames[index].shape[1], frames[index].shape[0])
     return Clip(stack([frames[i] for i in indices]), indices, None, len(files), note=note_of(pick, indices))
 
 
@@ -144,7 +166,7 @@ def _read_animation(picture: Image.Image, pick: Pick, name: str, policy: Policy)
     timeline = _clock(picture, total, name, budget) if getattr(pick, "timed", True) else Timeline(total)
     indices = available(pick.choose(timeline), total, name)
     kept, clock = {}, 0.0
-    policy.check_memory(name, len(set(indices)), *picture.size)
+    policy.check_memory(name, len(indices), *picture.size)
     for index in range(max(indices) + 1):
         budget.packet()
         budget.clock()

@@ -19,6 +19,7 @@ __all__ = [
     "as_pictures",
     "as_uint8_frames",
     "channel_place",
+    "check_size",
     "is_frames",
     "picture_array",
 ]
@@ -168,6 +169,9 @@ def picture_array(image: object, *, rgb: bool = True, alpha: bool = False) -> np
                 f"{_describe(image)} is no picture; give a Pillow image or an array (height, width, colours)"
             )
         return as_numpy(image)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        # 16-bit grey, which Pillow would cut at 255: white nearly everywhere
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     if alpha and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
         return np.array(image.convert("RGBA"))
     return np.array(image.convert("RGB") if rgb and image.mode != "RGB" else image)
@@ -245,6 +249,16 @@ def _is_decoded(frames: object) -> bool:
     if isinstance(frames, (list, tuple)):
         return all(_is_decoded(one) for one in frames)
     return isinstance(frames, (Image.Image, Clip))
+
+
+def check_size(name: str, index: int, kept: dict[int, np.ndarray]) -> None:
+    """Refuse a frame of another size at once, before more of them than the budget allows are kept."""
+    first = next(iter(kept))
+    if kept[index].shape != kept[first].shape:
+        raise MediaError(
+            f"{name}: frame {index} has shape {kept[index].shape}, frame {first} {kept[first].shape}; choose "
+            "among frames of one size"
+        )
 
 
 def stack(frames: Sequence[np.ndarray]) -> np.ndarray:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any, ClassVar, Protocol, SupportsIndex, runtime_checkable
 
 from watchword.errors import RequestError
-from watchword.media.timeline import Timeline, check_count, check_step, check_window, seconds_of
+from watchword.media.timeline import Timeline, check_count, check_step, check_window, seconds_of, stretches
 
 __all__ = [
     "At", "AtIndices", "Between", "Every", "Everything", "Pick", "Scenes", "Segments", "Timeline", "Uniform",
@@ -267,7 +267,7 @@ class Segments:
         """
         begin, end = timeline.window(self.start, self.end)
         found = []
-        for number in range(max(1, math.ceil(round((end - begin) / self.seconds, 9)))):
+        for number in range(stretches(end - begin, self.seconds)):
             start, stop = begin + number * self.seconds, min(begin + (number + 1) * self.seconds, end)
             part = timeline.within(start, stop)
             indices = tuple(part[i] for i in Uniform(self.count).choose(Timeline(len(part))))

@@ -1,10 +1,15 @@
 """Still and animated pictures, read with Pillow."""
 
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from watchword.errors import MediaError
+from watchword.errors import MediaError, WatchwordError
 from watchword.media.frames import as_uint8_frames, is_frames, picture_array
 from watchword.media.gate import OPEN, Admitted, Policy, admit
 from watchword.media.pick import Everything
@@ -18,7 +23,22 @@ _MOVING = ("GIF", "PNG", *_PILLOW_MOVES)  # pages of a TIFF and views of an MPO 
 
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
 
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError)
+_BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, RuntimeError, LookupError, TypeError, AttributeError,
+    OverflowError, struct.error, Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow raises at damaged files."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what turns it upright."""
 
 
 def read_image(source: object, *, policy: Policy = OPEN, sandbox: bool = False) -> UInt8[np.ndarray, "H W 3"]:
@@ -89,11 +109,19 @@ def _refuse_heif(media: Admitted) -> None:
 
 def load_picture(picture: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
     """Decode an opened picture, upright and as RGB."""
+    with whole(name):
+        orientation: Any = picture.getexif().get(ExifTags.Base.Orientation)  # nothing else of EXIF is read
+        turn = _UPRIGHT.get(orientation)
+        return picture_array(picture if turn is None else picture.transpose(turn))
+
+
+@contextmanager
+def whole(name: str) -> Iterator[None]:
+    """What Pillow raises at a damaged picture becomes a `MediaError`."""
     try:
-        upright = ImageOps.exif_transpose(picture)
-        if upright.mode.startswith("I;16"):  # Pillow would cut 16-bit grey at 255: white nearly everywhere
-            upright = Image.fromarray((np.asarray(upright).astype(np.uint16) >> 8).astype(np.uint8))
-        return picture_array(upright)
+        yield
+    except WatchwordError:
+        raise
     except _BROKEN as error:
         raise MediaError(f"{name}: a damaged picture ({error}); get the file whole") from error
 

@@ -153,7 +153,8 @@ def _source(media: Admitted) -> Iterator[int]:
     given = media.rewind()
     inner = getattr(given, "file", None)
     descriptor = None
-    if isinstance(inner, io.BufferedReader):  # a real file that can only be read: no copy
+    if isinstance(inner, io.BufferedReader) and type(inner.raw) is io.FileIO:
+        # a real file that can only be read: no copy. The descriptor of others is of something else
         with contextlib.suppress(OSError):
             descriptor = inner.fileno()
     if descriptor is not None:

@@ -14,6 +14,13 @@ CUT, CUT_RATIO, AROUND = 0.06, 4.0, 12
 THUMB = 32  # pixels of the square in which changes are measured
 
 
+MOST = 100_000
+"""Stretches of one clip: times in a file say how many there are, and may be anything."""
+
+LEAST = 1e-6
+"""Seconds of a step: nothing is shown as briefly."""
+
+
 @dataclass(frozen=True)
 class Timeline:
     """What a choice may know of a clip.
@@ -136,6 +143,23 @@ def check_step(name: str, seconds: object) -> None:
     """Refuse steps that lead nowhere."""
     if not seconds_of(name, seconds) > 0:
         raise RequestError(f"{name}: one frame or part each {seconds!r} s; give seconds above 0")
+    if seconds_of(name, seconds) < LEAST:
+        raise RequestError(f"{name}: one frame or part each {seconds!r} s; give at least {LEAST} s")
+
+
+def stretches(length: float, seconds: float) -> int:
+    """How many stretches of so many seconds there are, at least one.
+
+    Raises:
+        RequestError: too many to count out.
+    """
+    count = length / seconds
+    if count > MOST:
+        raise RequestError(
+            f"segments: {seconds} s of {length:.6g} s are {count:.6g} stretches; expected at most {MOST:,}; "
+            "choose longer ones, or a part of the clip"
+        )
+    return max(1, math.ceil(round(count, 9)))
 
 
 def _told(seconds: float) -> str:

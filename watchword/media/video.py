@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from watchword.errors import MediaError
 from watchword.media.budget import Budget
 from watchword.media.colour import colour_of
-from watchword.media.frames import Clip, available, note_of, stack
+from watchword.media.frames import Clip, available, check_size, note_of, stack
 from watchword.media.gate import Admitted, Policy
 from watchword.media.intact import defect
 from watchword.media.packets import IndexedTrack, Run, Survey, packets_from, share_work, survey
@@ -80,7 +80,7 @@ def read_video(media: Admitted, pick: Pick, policy: Policy, *, rotate: bool, fas
             indices: tuple[int, ...] = ()  # chosen after every frame was seen
         else:
             indices = pick.choose(timeline)
-            _check_memory(len(set(indices)), stream.codec_context, want)
+            _check_memory(len(indices), stream.codec_context, want)
             if certain and _pays_by_index(found, indices):
                 decoded = _by_seeking(container, stream, found, indices, want)
             elif certain and isinstance(found.track, IndexedTrack):  # nothing was read yet: no second opening
@@ -112,6 +112,8 @@ def _clip(
     if not set(indices) <= set(decoded.kept):  # it broke off on the way to them this time
         what = f"damaged after {decoded.seen} frames ({decoded.failure})"
         raise MediaError(f"{media.name}: {what}; get the file whole")
+    size = decoded.kept[indices[0]].shape[1::-1]
+    want.policy.check_memory(media.name, len(indices), *size)  # a frame chosen twice is there twice
     times: tuple[float, ...] | None = tuple(decoded.times[i] for i in indices if i in decoded.times)
     if len(times or ()) < len(indices):  # no clock in the container
         times = tuple(index / found.fps for index in indices) if found.fps else None
@@ -259,6 +261,7 @@ def _decode_runs(
                     _check_memory(sum(len(r.wanted) for r in runs), frame, want)
                 turn, colour = _turn(frame) if want.rotate else 0, colour_of(frame)
                 kept[index], times[index] = _pixels(frame, turn, want), (frame.pts - first) * tick
+                check_size(want.budget.name, index, kept)
             if not remaining:
                 break
         if remaining:
@@ -304,6 +307,7 @@ def _decode(
                 time = None if frame.time is None or start is None else frame.time - start
                 if seen in wanted:
                     kept[seen] = _pixels(frame, turn, want)
+                    check_size(media.name, seen, kept)
                     spoilt += [seen] * frame.is_corrupt
                     if time is not None:
                         times[seen] = time

@@ -1,5 +1,6 @@
 """The walk from a question to its answer, in one straight line."""
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -237,11 +238,13 @@ class Pipeline:
             raise RequestError("frames: segments are asked about one by one; use ask_segments")
         if frames is None:
             return uniform(self.family.frames)
-        if not isinstance(frames, int) and not hasattr(frames, "choose"):
+        if hasattr(frames, "__index__"):  # numpy's whole numbers too, which have a `choose` of their own
+            return uniform(operator.index(frames))
+        if not hasattr(frames, "choose"):
             raise RequestError(
                 f"frames: {frames!r}; expected a whole number, or a choice such as watchword.media.uniform(8)"
             )
-        return uniform(frames) if isinstance(frames, int) else frames
+        return frames
 
     def _exchange(self, where: str, media: object, question: str, frames: int | Pick | None) -> Exchange:
         """A question and its medium, read."""
