@@ -120,7 +120,7 @@ class Policy:
             )
 
     def check_memory(self, name: str, count: int, width: int, height: int) -> None:
-        """Refuse frames that together are more than the budget."""
+        """Refuse frames that together are more than the budget; one chosen twice is there twice."""
         if count > self.max_frames:
             raise MediaError(
                 f"{name}: {count:,} frames chosen, at most {self.max_frames:,} are kept; choose fewer"

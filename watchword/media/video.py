@@ -112,8 +112,7 @@ def _clip(
     if not set(indices) <= set(decoded.kept):  # it broke off on the way to them this time
         what = f"damaged after {decoded.seen} frames ({decoded.failure})"
         raise MediaError(f"{media.name}: {what}; get the file whole")
-    size = decoded.kept[indices[0]].shape[1::-1]
-    want.policy.check_memory(media.name, len(indices), *size)  # a frame chosen twice is there twice
+    want.policy.check_memory(media.name, len(indices), *decoded.kept[indices[0]].shape[1::-1])
     times: tuple[float, ...] | None = tuple(decoded.times[i] for i in indices if i in decoded.times)
     if len(times or ()) < len(indices):  # no clock in the container
         times = tuple(index / found.fps for index in indices) if found.fps else None
