@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -169,12 +169,23 @@ def picture_array(image: object, *, rgb: bool = True, alpha: bool = False) -> np
                 f"{_describe(image)} is no picture; give a Pillow image or an array (height, width, colours)"
             )
         return as_numpy(image)
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        # 16-bit grey, which Pillow would cut at 255: white nearly everywhere
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     if alpha and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
         return np.array(image.convert("RGBA"))
     return np.array(image.convert("RGB") if rgb and image.mode != "RGB" else image)
+
+
+def eight_bit(frames: Any) -> Any:
+    """16-bit grey of Pillow scaled to 8 bits, which it would cut at 255: white nearly everywhere.
+
+    Processors, which are given pictures and not files, cut it as the reference does.
+    """
+    if isinstance(frames, (list, tuple)):
+        return [eight_bit(one) for one in frames]
+    if isinstance(frames, Image.Image) and (
+        frames.mode.startswith("I;16") or (frames.mode == "I" and frames.format == "PPM")
+    ):
+        return Image.fromarray((np.asarray(frames).astype(np.uint16) >> 8).astype(np.uint8))
+    return frames
 
 
 def as_pictures(images: object) -> list[object]:
@@ -227,7 +238,7 @@ def as_clips(videos: object, *, alpha: bool = True, _depth: int = 0) -> list[obj
 
 def as_uint8_frames(frames: object, name: str = "frames") -> UInt8[np.ndarray, "T H W 3"]:
     """Give one clip's frames as 0-255 RGB with colours last. Arrays say by their shape where colours are."""
-    clips = as_clips(frames)
+    clips = as_clips(eight_bit(frames))
     if len(clips) != 1 or not is_array(clips[0]):
         raise MediaError(f"{name}: {len(clips)} clips, where one was expected; read them one by one")
     array = as_numpy(clips[0])

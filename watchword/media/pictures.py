@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from watchword.errors import MediaError, WatchwordError
-from watchword.media.frames import as_uint8_frames, is_frames, picture_array
+from watchword.media.frames import as_uint8_frames, eight_bit, is_frames, picture_array
 from watchword.media.gate import OPEN, Admitted, Policy, admit
 from watchword.media.pick import Everything
 from watchword.media.sandbox import sandboxed
@@ -112,7 +112,8 @@ def load_picture(picture: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
     with whole(name):
         orientation: Any = picture.getexif().get(ExifTags.Base.Orientation)  # nothing else of EXIF is read
         turn = _UPRIGHT.get(orientation)
-        return picture_array(picture if turn is None else picture.transpose(turn))
+        grey = eight_bit(picture)
+        return picture_array(grey if turn is None else grey.transpose(turn))
 
 
 @contextmanager
