@@ -1,5 +1,6 @@
 """Files and choices that once were read wrongly, or ended in somebody else's error."""
 
+import dataclasses
 import gzip
 import io
 import struct
@@ -30,6 +31,11 @@ def test_frames_of_a_clip_keep_their_numbers_and_times(clip):
     assert again.times == (first.times[0], first.times[2])
     assert (again.total, again.fps, again.kind) == (30, first.fps, "video")
     assert np.array_equal(again.frames, first.frames[[0, 2]])
+    with pytest.raises(MediaError, match="frames without times, so none can be chosen by time"):
+        media.read_frames(first, media.at([0.0]))
+    picture = media.read_frames(np.zeros((9, 9, 3), np.uint8))
+    still = dataclasses.replace(picture, kind="picture")
+    assert (media.read_frames(still).indices, media.read_frames(still).note) == ((0,), "")
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.pgm"])

@@ -110,11 +110,16 @@ def _chosen(frames: np.ndarray, pick: Pick, name: str, kind: Literal["picture", 
 
 
 def _again(clip: Clip, pick: Pick) -> Clip:
-    """Choose among the frames of a clip, which keep their numbers and times."""
+    """Choose by number among the frames of a clip, which keep their own numbers and times.
+
+    Not by time: they may be any frames of a film, in any order.
+    """
+    if clip.kind == "picture":
+        pick = Everything()
     frames = as_uint8_frames(clip)
     changes = _changes(frames) if getattr(pick, "looks", False) else ()
     count = len(frames)
-    timeline = Timeline(count, clip.fps, clip.times or (), changes=changes)
+    timeline = Timeline(count, changes=changes)
     places = available(pick.choose(timeline), count, "clip")
     return replace(
         clip,

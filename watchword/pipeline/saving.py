@@ -87,7 +87,8 @@ def replace(path: str, content: bytes) -> None:
     is the caller's own, has no other name, and its folder may be written to."""
     folder = os.path.dirname(path)
     found = os.stat(path) if os.path.isfile(path) else None
-    if found is None or found.st_nlink > 1 or found.st_uid != os.geteuid() or not os.access(folder, os.W_OK):
+    own = found is not None and (not hasattr(os, "geteuid") or found.st_uid == os.geteuid())
+    if found is None or not own or found.st_nlink > 1 or not os.access(folder, os.W_OK):
         Path(path).write_bytes(content)
         return
     descriptor, partial = tempfile.mkstemp(dir=folder, prefix=".", suffix=".partial")
